@@ -1,0 +1,1 @@
+//! Runs the step loop and owns every request's life.

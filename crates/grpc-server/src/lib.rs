@@ -1,0 +1,1 @@
+//! The gRPC Inference service: map messages, stream, cancel, map errors.

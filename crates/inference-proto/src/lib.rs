@@ -1,0 +1,1 @@
+//! Generated prost and tonic code of the pagewise.v1 package.

@@ -1,0 +1,1 @@
+//! Parses GGUF, safetensors and config files from byte slices into described tensors.

@@ -1,0 +1,1 @@
+//! Implements Executor: model architectures, input preparation and KV memory over any Backend.

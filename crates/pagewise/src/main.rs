@@ -1,0 +1,2 @@
+//! The Pagewise binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Chooses the next batch: admission, token budget, chunked prefill, preemption.

@@ -1,0 +1,1 @@
+//! Deterministic simulator of the engine: fake executor, virtual time, workloads, faults, checkers.

@@ -1,0 +1,1 @@
+//! The Backend trait: buffers, weights and the ops that models use, with one conformance suite.
