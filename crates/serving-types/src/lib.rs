@@ -1,1 +1,21 @@
-//! The shared vocabulary of Pagewise: ids, sampling parameters, batches, and the Executor trait.
+//! The shared vocabulary of Pagewise: ids, sampling parameters, the [`Batch`] that the decide column plans, the
+//! [`BatchOutput`] that the compute column returns, and the [`Executor`] trait between them.
+//!
+//! Words only. Nothing here schedules, samples or computes; every other crate may depend on this one, and it depends on
+//! none.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod batch;
+mod executor;
+mod ids;
+mod sampling;
+
+pub use batch::{Batch, BlockCopy, OpenSlot, Row, RowInput, Score};
+pub use executor::{
+    BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, PositionLogprobs, RowFault, RowOutput,
+};
+pub use ids::{BlockId, CopyId, RequestId, RowSlot, StepId, Timestamp, TokenId};
+pub use sampling::{FinishReason, SamplingParams, Usage};
