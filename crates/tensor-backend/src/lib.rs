@@ -1,1 +1,227 @@
-//! The Backend trait: buffers, weights and the ops that models use, with one conformance suite.
+//! The [`Backend`] trait: device memory and the dozen ops that dense decoders use, each with a named params struct.
+//!
+//! The trait is the seam between models and devices. A model-runner is generic over it and is monomorphised once, in the
+//! binary; a backend knows buffers and arithmetic and never models, requests or block allocation.
+//!
+//! What makes an op: it is the largest span that any backend fuses (residual and norm; rotary embedding, QK-norm and KV
+//! append), so that another backend may use several kernels for it. Its params hold buffers and values that are fixed
+//! for a given model and batch size. Whatever changes from step to step, such as positions, block tables and sampling
+//! jobs, is uploaded once a step as [`StepInputs`] and read by the ops from there; a captured graph can then be replayed.
+//!
+//! Ops are enqueued in call order and may run later; only [`Backend::read_samples`] and [`Backend::read`] wait.
+//!
+//! The `conformance` module (feature `conformance`) checks any backend op by op against float64 arithmetic.
+#![forbid(unsafe_code)]
+
+mod inputs;
+mod memory;
+mod ops;
+mod rope;
+mod weights;
+
+pub use inputs::{InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
+pub use memory::{Element, KvLayout};
+pub use ops::{
+    AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend, Sample,
+};
+pub use rope::{RopeTable, RotaryFrequencies};
+pub use weights::{RowOrder, WeightPart, WeightRole};
+
+use core::ops::Range;
+use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams, TokenId};
+
+/// A device: memory of a few opaque kinds, and the ops on it.
+///
+/// Shapes are row-major. `rows` of an op is how many leading rows of its buffers take part; buffers may be larger. No op
+/// allocates after its shapes have been seen once.
+///
+/// On the CPU an op's result for a row depends on that row alone: not on the other rows, the chunking or the number of
+/// threads, bit for bit.
+pub trait Backend: Sized + Send {
+    /// A matrix of activations.
+    type Buffer: Send;
+    /// One or more stored matrices, concatenated by rows, in whatever layout the backend's products like.
+    type Weight: Send;
+    /// The KV pool of all layers.
+    type Kv: Send;
+    /// Device mirror of [`StepInputs`], and the persistent block table of each row slot.
+    type Inputs: Send;
+    /// Sampling state of each row slot: parameters, penalty history, last sampled token.
+    type Sampler: Send;
+    /// Results of one step's [`Sample`] ops, kept until read.
+    type Samples: Send;
+    /// Why an op, an allocation or an upload failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// What the device is, for a person: "cpu, 2 threads, avx512-vnni".
+    fn describe(&self) -> String;
+
+    /// Element of activations between ops.
+    fn activation_element(&self) -> Element;
+
+    /// Steps that may be enqueued before the first one's samples are read; 1 if ops run as they are called.
+    fn max_steps_in_flight(&self) -> u32;
+
+    // Memory
+
+    /// A zeroed matrix of `rows` by `cols`.
+    ///
+    /// # Errors
+    /// Out of memory, or an element that this backend does not compute in.
+    fn alloc(&mut self, rows: usize, cols: usize, element: Element) -> Result<Self::Buffer, Self::Error>;
+
+    /// Overwrites the leading rows of a buffer with `values`, converted to its element.
+    ///
+    /// # Errors
+    /// The transfer failed.
+    fn write(&mut self, buffer: &mut Self::Buffer, values: &[f32]) -> Result<(), Self::Error>;
+
+    /// The given rows as f32, after everything enqueued before. For tests and inspection, not for the step loop.
+    ///
+    /// # Errors
+    /// An op enqueued before has failed, or the transfer did.
+    fn read(&mut self, buffer: &Self::Buffer, rows: Range<usize>) -> Result<Vec<f32>, Self::Error>;
+
+    /// Takes the rows of all `parts`, one after another, into one weight of `sum(rows)` by `cols`. The parts may differ in
+    /// format. The bytes are not needed afterwards.
+    ///
+    /// # Errors
+    /// Out of memory, or a format that this backend cannot multiply: named, never converted silently.
+    fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Self::Weight, Self::Error>;
+
+    /// Bytes that a weight holds on the device.
+    fn weight_bytes(&self, weight: &Self::Weight) -> u64;
+
+    /// Bytes that [`Backend::load_weight`] will hold for parts of these shapes, for the plan before loading.
+    fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole) -> u64;
+
+    /// The KV pool, zeroed.
+    ///
+    /// # Errors
+    /// Out of memory, or an unsupported element.
+    fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Self::Kv, Self::Error>;
+
+    // Per-step state
+
+    /// Room for the inputs of one step and for the block tables of all row slots.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn new_inputs(&mut self, limits: &InputLimits) -> Result<Self::Inputs, Self::Error>;
+
+    /// Sends one step's inputs and applies its table updates.
+    ///
+    /// # Errors
+    /// The transfer failed.
+    fn upload(&mut self, inputs: &mut Self::Inputs, step: &StepInputs) -> Result<(), Self::Error>;
+
+    /// Sampling state for `slots` row slots over a vocabulary of `vocab_size`.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Self::Sampler, Self::Error>;
+
+    /// Gives a slot a new owner. `history` is all of its tokens so far, the first `num_prompt_tokens` of them prompt; it
+    /// is empty if `params` has no penalties.
+    ///
+    /// # Errors
+    /// The transfer failed.
+    fn open_slot(
+        &mut self,
+        sampler: &mut Self::Sampler,
+        slot: RowSlot,
+        params: &SamplingParams,
+        history: SlotHistory<'_>,
+    ) -> Result<(), Self::Error>;
+
+    /// Room for the results of a step with up to `max_jobs` jobs and `max_top` most likely tokens each.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn new_samples(&mut self, max_jobs: usize, max_top: usize) -> Result<Self::Samples, Self::Error>;
+
+    /// Waits for the step's [`Sample`] ops and appends, for each row of the step in turn, its [`RowOutput`] to `output`.
+    /// `row_jobs` says which jobs belong to each row, as half-open ranges in row order.
+    ///
+    /// [`RowOutput`]: serving_types::RowOutput
+    ///
+    /// # Errors
+    /// Any op of the step failed.
+    fn read_samples(
+        &mut self,
+        samples: &Self::Samples,
+        row_jobs: &[Range<u32>],
+        output: &mut BatchOutput,
+    ) -> Result<(), Self::Error>;
+
+    // Ops
+
+    /// `out[t] = table[token of t]`, where a token fed from the device is the last one that its slot sampled.
+    ///
+    /// # Errors
+    /// As for all ops: the op could not be enqueued.
+    fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row (Zhang and Sennrich, 2019).
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn rms_norm(&mut self, op: RmsNorm<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `residual += x`, then `out = rms_norm(residual)`.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `out = x · weightᵀ (+ bias)`.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `out = silu(x · gateᵀ) * (x · upᵀ)`, where `gate` and `up` are the two halves of one weight (Shazeer, 2020).
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), Self::Error>;
+
+    /// Norms (optionally) and rotates queries and keys in place, and appends keys and values to the KV pool.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn rope_append(&mut self, op: RopeAppend<'_, Self>) -> Result<(), Self::Error>;
+
+    /// Causal attention of each new token over its row's context, read through the row's block table.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `out[j] = x[token of job j]` for a range of logit jobs.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn gather_rows(&mut self, op: GatherRows<'_, Self>) -> Result<(), Self::Error>;
+
+    /// Samples or scores a range of logit jobs.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn sample(&mut self, op: Sample<'_, Self>) -> Result<(), Self::Error>;
+
+    /// Copies whole blocks, all layers, in the order given, after the ops enqueued before and before those after.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn copy_blocks(&mut self, kv: &mut Self::Kv, copies: &[BlockCopy]) -> Result<(), Self::Error>;
+}
+
+/// What a slot's new owner has behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotHistory<'a> {
+    /// Prompt, then output so far; empty if the owner has no penalties.
+    pub tokens: &'a [TokenId],
+    /// Length of the prompt.
+    pub num_prompt_tokens: u32,
+}
