@@ -1,0 +1,260 @@
+//! A [`ModelConfig`] from a GGUF file's metadata, in llama.cpp's vocabulary. Strict: a key below `{architecture}.` is read,
+//! has the one value that is implemented, or refuses the file. Keys elsewhere describe the file, the tokenizer or its
+//! making.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::{
+    ConfigSource, ModelConfig, RopeConfig, RopeScaling,
+    rope::{YARN_BETA_FAST, YARN_BETA_SLOW, yarn_attention_factor},
+};
+use crate::{
+    FormatError, Gguf, TensorFormat, dequantize,
+    error::shortened,
+    gguf::{Metadata, Value},
+};
+
+/// llama.cpp's default where a file does not say.
+const DEFAULT_ROPE_THETA: f32 = 10_000.0;
+const ROPE_FREQS: &str = "rope_freqs.weight";
+
+impl ModelConfig {
+    /// The architecture that a GGUF file names, and nothing else: ask for it first, so that a model of an unknown
+    /// architecture is refused as such and not for the first of its unknown keys.
+    pub fn architecture_from_gguf(gguf: &Gguf) -> Result<&str, FormatError> {
+        const KEY: &str = "general.architecture";
+        gguf.metadata().string(KEY)?.ok_or_else(|| FormatError::missing(KEY))
+    }
+
+    /// The hyperparameters in a GGUF file. `file` is the bytes that `gguf` was parsed from; the divisors of scaled rotary
+    /// frequencies are tensor data there.
+    ///
+    /// # Errors
+    /// A missing, mistyped or contradictory key, any key below `{architecture}.` that is not implemented, and a file that is
+    /// only a part of a model.
+    pub fn from_gguf(gguf: &Gguf, file: &[u8]) -> Result<Self, FormatError> {
+        refuse_other_kinds(gguf)?;
+        let architecture = Self::architecture_from_gguf(gguf)?;
+        let keys = Keys::new(gguf.metadata(), architecture);
+        let num_heads = keys.require("attention.head_count", keys.uniform_u32("attention.head_count")?)?;
+        let hidden_size = keys.require("embedding_length", keys.u32("embedding_length")?)?;
+        let head_dim = head_dim(&keys, hidden_size, num_heads)?;
+        let max_position_embeddings = keys.require("context_length", keys.u32("context_length")?)?;
+        let config = Self {
+            architecture: architecture.to_owned(),
+            source: ConfigSource::Gguf,
+            hidden_size,
+            intermediate_size: keys.require("feed_forward_length", keys.uniform_u32("feed_forward_length")?)?,
+            num_layers: keys.require("block_count", keys.u32("block_count")?)?,
+            num_heads,
+            num_kv_heads: keys.uniform_u32("attention.head_count_kv")?.unwrap_or(num_heads),
+            head_dim,
+            vocab_size: vocab_size(&keys)?,
+            rms_norm_eps: keys
+                .require("attention.layer_norm_rms_epsilon", keys.f32("attention.layer_norm_rms_epsilon")?)?,
+            max_position_embeddings,
+            rope: RopeConfig {
+                theta: f64::from(keys.f32("rope.freq_base")?.unwrap_or(DEFAULT_ROPE_THETA)),
+                scaling: rope_scaling(&keys, gguf, file, max_position_embeddings)?,
+            },
+            sliding_window: keys.u32("attention.sliding_window")?.filter(|window| *window > 0),
+            tie_word_embeddings: gguf.tensor("output.weight").is_none(),
+            attention_bias: gguf.tensor("blk.0.attn_q.bias").is_some(),
+            bos_token_id: gguf.metadata().u32("tokenizer.ggml.bos_token_id")?,
+            eos_token_ids: eos_token_ids(gguf.metadata())?,
+            dtype: None,
+        };
+        keys.refuse_the_rest()?;
+        config.validate()
+    }
+}
+
+/// Refuses a file that is no whole model, or whose quantised blocks predate the current layouts.
+fn refuse_other_kinds(gguf: &Gguf) -> Result<(), FormatError> {
+    let metadata = gguf.metadata();
+    if let Some(kind) = metadata.string("general.type")?.filter(|kind| *kind != "model") {
+        return Err(FormatError::unsupported("general.type", kind));
+    }
+    if let Some(count) = metadata.u32("split.count")?.filter(|count| *count > 1) {
+        return Err(FormatError::unsupported("split.count", count));
+    }
+    if let Some(version) = metadata.u32("general.quantization_version")?.filter(|version| *version != 2) {
+        return Err(FormatError::unsupported("general.quantization_version", version));
+    }
+    Ok(())
+}
+
+fn head_dim(keys: &Keys<'_>, hidden_size: u32, num_heads: u32) -> Result<u32, FormatError> {
+    let head_dim = match keys.u32("attention.key_length")? {
+        Some(key_length) => key_length,
+        None if hidden_size.checked_rem(num_heads) == Some(0) => hidden_size / num_heads,
+        None => {
+            return Err(FormatError::corrupt(format_args!(
+                "an embedding length of {hidden_size} is not a multiple of {num_heads} heads"
+            )));
+        }
+    };
+    // Values as wide as keys, and all of the head rotated: nothing else is implemented.
+    for key in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(other) = keys.u32(key)?.filter(|other| *other != head_dim) {
+            return Err(FormatError::unsupported(keys.full(key), format_args!("{other} (heads are {head_dim} wide)")));
+        }
+    }
+    Ok(head_dim)
+}
+
+fn vocab_size(keys: &Keys<'_>) -> Result<u32, FormatError> {
+    const TOKENS: &str = "tokenizer.ggml.tokens";
+    if let Some(vocab_size) = keys.u32("vocab_size")? {
+        return Ok(vocab_size);
+    }
+    let tokens = keys.metadata.strings(TOKENS)?.ok_or_else(|| FormatError::missing(keys.full("vocab_size")))?;
+    u32::try_from(tokens.len()).map_err(|_| FormatError::corrupt(format_args!("`{TOKENS}` is too long")))
+}
+
+/// A chat model ends a turn with another token than a text; llama.cpp stops at any of them.
+fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
+    let mut ids = Vec::new();
+    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+        if let Some(id) = metadata.u32(key)?
+            && !ids.contains(&id)
+        {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+fn rope_scaling(
+    keys: &Keys<'_>,
+    gguf: &Gguf,
+    file: &[u8],
+    max_position_embeddings: u32,
+) -> Result<RopeScaling, FormatError> {
+    for name in ["rope_factors_long.weight", "rope_factors_short.weight"] {
+        if gguf.tensor(name).is_some() {
+            return Err(FormatError::unsupported(name, "a tensor of longrope scaling"));
+        }
+    }
+    let factor = keys.f32("rope.scaling.factor")?.or(keys.f32("rope.scale_linear")?);
+    // 0 and 1 both mean that nothing is scaled.
+    let factor = factor.filter(|factor| *factor != 0.0 && *factor != 1.0).map(f64::from);
+    let scaling_type = keys.string("rope.scaling.type")?.unwrap_or("linear");
+    let original = keys.u32("rope.scaling.original_context_length")?.unwrap_or(max_position_embeddings);
+    let attention_factor = f64::from(keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0));
+    let beta_fast = keys.f32("rope.scaling.yarn_beta_fast")?.map_or(YARN_BETA_FAST, f64::from);
+    let beta_slow = keys.f32("rope.scaling.yarn_beta_slow")?.map_or(YARN_BETA_SLOW, f64::from);
+    let scaling = match (scaling_type, factor) {
+        ("none", _) | ("linear" | "yarn", None) => RopeScaling::None,
+        ("linear", Some(factor)) => RopeScaling::Linear { factor },
+        ("yarn", Some(factor)) => RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: original,
+            // llama.cpp multiplies the file's factor and the paper's.
+            attention_factor: attention_factor * yarn_attention_factor(factor),
+            beta_fast,
+            beta_slow,
+        },
+        _ => return Err(FormatError::unsupported(keys.full("rope.scaling.type"), scaling_type)),
+    };
+    match (rope_factors(gguf, file)?, scaling) {
+        (None, scaling) => Ok(scaling),
+        (Some(factors), RopeScaling::None) => Ok(RopeScaling::Factors(factors)),
+        (Some(_), _) => Err(FormatError::unsupported(ROPE_FREQS, format_args!("beside {scaling_type} scaling"))),
+    }
+}
+
+/// The divisors of the rotary frequencies, if the file has them.
+fn rope_factors(gguf: &Gguf, file: &[u8]) -> Result<Option<Vec<f32>>, FormatError> {
+    let Some(tensor) = gguf.tensor(ROPE_FREQS) else { return Ok(None) };
+    let (TensorFormat::F32, &[len]) = (tensor.format, tensor.shape.as_slice()) else {
+        return Err(FormatError::unsupported(
+            ROPE_FREQS,
+            format_args!("{} of shape {:?}", tensor.format, tensor.shape),
+        ));
+    };
+    let bytes = file.get(tensor.data.clone()).ok_or_else(|| FormatError::missing(ROPE_FREQS))?;
+    let mut factors = vec![0.0; len];
+    dequantize(TensorFormat::F32, bytes, &mut factors);
+    Ok(Some(factors))
+}
+
+/// The keys below `{architecture}.`, and which of them have been asked for.
+struct Keys<'a> {
+    metadata: &'a Metadata,
+    prefix: String,
+    asked: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(metadata: &'a Metadata, architecture: &str) -> Self {
+        Self { metadata, prefix: format!("{architecture}."), asked: RefCell::default() }
+    }
+
+    fn full(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    fn ask(&self, key: &str) -> String {
+        let full = self.full(key);
+        self.asked.borrow_mut().insert(full.clone());
+        full
+    }
+
+    fn u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
+        self.metadata.u32(&self.ask(key))
+    }
+
+    fn f32(&self, key: &str) -> Result<Option<f32>, FormatError> {
+        self.metadata.f32(&self.ask(key))
+    }
+
+    fn string(&self, key: &str) -> Result<Option<&'a str>, FormatError> {
+        self.metadata.string(&self.ask(key))
+    }
+
+    fn require<T>(&self, key: &str, value: Option<T>) -> Result<T, FormatError> {
+        value.ok_or_else(|| FormatError::missing(self.full(key)))
+    }
+
+    /// A number that a file may also give layer by layer, if it is the same for all of them.
+    fn uniform_u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
+        let full = self.ask(key);
+        if !matches!(self.metadata.get(&full), Some(Value::Array(_))) {
+            return self.metadata.u32(&full);
+        }
+        let values = self.metadata.u32s(&full)?.unwrap_or_default();
+        match values.first() {
+            Some(first) if values.iter().all(|value| value == first) => Ok(Some(*first)),
+            _ => Err(FormatError::unsupported(full, "a value of its own for each layer")),
+        }
+    }
+
+    /// Refuses every key that was not asked for, unless its value says that it changes nothing.
+    fn refuse_the_rest(&self) -> Result<(), FormatError> {
+        let asked = self.asked.borrow();
+        for (key, value) in self.metadata.iter() {
+            let Some(suffix) = key.strip_prefix(&self.prefix) else { continue };
+            if !asked.contains(key) && !changes_nothing(suffix, value) {
+                return Err(FormatError::unsupported(shortened(key), value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Values of keys that leave the mathematics as implemented.
+fn changes_nothing(suffix: &str, value: &Value) -> bool {
+    match (suffix, value) {
+        ("expert_count" | "expert_used_count", Value::U32(0)) => true,
+        ("use_parallel_residual", Value::Bool(false)) => true,
+        ("attention.causal", Value::Bool(true)) => true,
+        ("rope.scaling.finetuned", Value::Bool(_)) => true,
+        // llama.cpp's default, and what every file has that names it.
+        ("rope.scaling.yarn_ext_factor", Value::F32(factor)) => *factor == 1.0,
+        // The one order of rows that Llama files have ever had in GGUF.
+        ("tensor_data_layout", Value::String(layout)) => layout == "Meta AI original pth",
+        _ => false,
+    }
+}
