@@ -1,2 +1,84 @@
-//! Repository automation.
-fn main() {}
+//! Repository automation: `cargo xtask <task>`.
+//!
+//! A small dispatcher over one module per task. Stays light, because `cargo xtask demo` compiles it first: heavy tools
+//! sit behind features. Knows the repository and the commands of `pagewise`, none of its code.
+
+mod bench;
+mod ci;
+#[cfg(feature = "codegen")]
+mod codegen;
+mod demo;
+mod doctor;
+mod process;
+mod pull_demo;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Pagewise repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds in release, fetches the demo model, starts a server on loopback, and streams one chat answer through gRPC.
+    Demo(demo::Args),
+    /// Runs all tests, those on real weights included, with nextest if it is installed.
+    Test(test::Args),
+    /// Everything that a change must pass: format, tidy, clippy, docs, generated code, tests.
+    Ci,
+    /// Checks the layer table, the sources and the papers.
+    Tidy,
+    /// Makes the committed generated code from proto/.
+    Codegen {
+        /// Write nothing; fail if what is committed is not current.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Says what this machine has, and what that allows.
+    Doctor,
+    /// Micro-benchmarks, then a load run through gRPC on the demo model.
+    Bench(bench::Args),
+    /// Fetches the demo model into the cache, where the tests look for it.
+    PullDemo,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Ci => ci::run(),
+        Task::Tidy => tidy::run(),
+        Task::Codegen { check } => codegen(check),
+        Task::Doctor => doctor::run(),
+        Task::Bench(args) => bench::run(&args),
+        Task::PullDemo => pull_demo::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(feature = "codegen")]
+fn codegen(check: bool) -> anyhow::Result<()> {
+    codegen::run(check)
+}
+
+/// Without the code generators compiled in, builds the xtask that has them and hands over.
+#[cfg(not(feature = "codegen"))]
+fn codegen(check: bool) -> anyhow::Result<()> {
+    let mut cargo = process::cargo();
+    cargo.args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
+    process::run(cargo.args(check.then_some("--check")))
+}

