@@ -1,0 +1,220 @@
+//! The executor: one model on one backend, its memory, and the steps in flight. Knows batches, not who plans them.
+
+use std::{collections::VecDeque, ops::Range};
+
+use serving_types::{
+    Batch, BatchOutput, CopyId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, StepId,
+};
+use tensor_backend::{Backend, InputLimits, Sample, SlotHistory};
+
+use crate::{
+    Checkpoint, LoadProgress, ModelError, RunnerConfig,
+    activations::{ActivationShapes, Activations},
+    decoder::{Decoder, StepState},
+    inputs::InputPreparation,
+    loader::Loader,
+    memory::{WEIGHTS, kv_layout, plan_memory},
+};
+
+/// A model on a backend, ready to run batches.
+pub struct ModelRunner<B: Backend> {
+    backend: B,
+    decoder: Decoder<B>,
+    activations: Activations<B>,
+    kv: B::Kv,
+    inputs: B::Inputs,
+    sampler: B::Sampler,
+    preparation: InputPreparation,
+    /// Steps that are launched and not finished, oldest first.
+    in_flight: VecDeque<Lane<B>>,
+    /// Lanes without a step. Together with those in flight there are `max_steps_in_flight` of them.
+    idle: Vec<Lane<B>>,
+    limits: ExecutorLimits,
+    logit_rows: usize,
+    memory: Vec<MemoryEntry>,
+}
+
+/// What one step in flight leaves behind until it is finished.
+struct Lane<B: Backend> {
+    step: StepId,
+    samples: B::Samples,
+    /// The logit jobs of each row.
+    row_jobs: Vec<Range<u32>>,
+    copies: Vec<CopyId>,
+}
+
+impl<B: Backend> ModelRunner<B> {
+    /// Loads a model: plans the memory, takes it, and checks one against the other. `progress` hears of every tensor.
+    ///
+    /// # Errors
+    /// A limit out of range, no room for the KV pool, or a failure of the backend.
+    pub fn load(
+        mut backend: B,
+        checkpoint: &Checkpoint<'_>,
+        config: &RunnerConfig,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let plan = plan_memory(&backend, checkpoint, config)?;
+        let limits = ExecutorLimits {
+            block_size: config.block_size,
+            num_blocks: plan.num_blocks,
+            max_batch_tokens: config.max_batch_tokens,
+            max_batch_rows: config.max_batch_rows,
+            max_model_len: config.max_model_len,
+            vocab_size: checkpoint.config().vocab_size,
+            max_top_logprobs: config.max_top_logprobs,
+            max_steps_in_flight: backend.max_steps_in_flight(),
+        };
+        let mut loader = Loader::new(&mut backend, checkpoint, progress);
+        let decoder = Decoder::load(&mut loader, config.max_model_len)?;
+        let taken = loader.taken();
+        let planned = plan.entries.iter().find(|entry| entry.name == WEIGHTS).map_or(0, |entry| entry.bytes);
+        if taken != planned {
+            return Err(ModelError::Ledger { name: WEIGHTS, planned, taken });
+        }
+        let activations = Activations::alloc(&mut backend, &ActivationShapes::new(checkpoint.config(), config))?;
+        let layout = kv_layout(checkpoint, config, plan.num_blocks);
+        let kv = backend.alloc_kv(&layout).map_err(ModelError::backend)?;
+        let max_slots = config.max_batch_rows as usize;
+        let input_limits = InputLimits {
+            max_tokens: config.max_batch_tokens as usize,
+            max_slots,
+            max_blocks_per_slot: config.max_blocks_per_slot(),
+            max_jobs: config.max_jobs(),
+        };
+        let inputs = backend.new_inputs(&input_limits).map_err(ModelError::backend)?;
+        let sampler = backend.new_sampler(max_slots, limits.vocab_size as usize).map_err(ModelError::backend)?;
+        let idle = (0..limits.max_steps_in_flight)
+            .map(|_| Lane::new(&mut backend, config))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        Ok(Self {
+            backend,
+            decoder,
+            activations,
+            kv,
+            inputs,
+            sampler,
+            preparation: InputPreparation::new(limits),
+            in_flight: VecDeque::with_capacity(idle.len()),
+            idle,
+            limits,
+            logit_rows: config.logit_rows(),
+            memory: plan.entries,
+        })
+    }
+
+    /// What the model runs on, for a person.
+    pub fn describe_device(&self) -> String {
+        self.backend.describe()
+    }
+
+    /// Enqueues a prepared step, from its copies to its samples.
+    fn enqueue(&mut self, batch: &Batch, lane: &mut Lane<B>) -> Result<(), B::Error> {
+        if !batch.copies.is_empty() {
+            self.backend.copy_blocks(&mut self.kv, &batch.copies)?;
+        }
+        for open in &batch.opens {
+            let history =
+                SlotHistory { tokens: batch.tokens_of(&open.history), num_prompt_tokens: open.num_prompt_tokens };
+            self.backend.open_slot(&mut self.sampler, open.slot, &open.sampling, history)?;
+        }
+        if batch.rows.is_empty() {
+            return Ok(());
+        }
+        let prepared = self.preparation.inputs();
+        self.backend.upload(&mut self.inputs, prepared)?;
+        let mut step = StepState {
+            backend: &mut self.backend,
+            activations: &mut self.activations,
+            inputs: &self.inputs,
+            sampler: &self.sampler,
+            kv: &mut self.kv,
+            rows: prepared.num_tokens(),
+        };
+        self.decoder.forward(&mut step)?;
+        self.enqueue_jobs(lane)
+    }
+
+    /// Logits and choices, in slices that fit the logits buffer. A step that is all prompt and no score has none.
+    fn enqueue_jobs(&mut self, lane: &mut Lane<B>) -> Result<(), B::Error> {
+        let num_jobs = self.preparation.inputs().jobs.len();
+        for start in (0..num_jobs).step_by(self.logit_rows) {
+            let jobs = start..num_jobs.min(start + self.logit_rows);
+            let mut step = StepState {
+                backend: &mut self.backend,
+                activations: &mut self.activations,
+                inputs: &self.inputs,
+                sampler: &self.sampler,
+                kv: &mut self.kv,
+                rows: 0,
+            };
+            self.decoder.logits(&mut step, jobs.clone())?;
+            self.backend.sample(Sample {
+                inputs: &self.inputs,
+                jobs,
+                logits: &mut self.activations.logits,
+                sampler: &mut self.sampler,
+                samples: &mut lane.samples,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Lane<B> {
+    fn new(backend: &mut B, config: &RunnerConfig) -> Result<Self, ModelError> {
+        let samples =
+            backend.new_samples(config.max_jobs(), config.max_top_logprobs as usize).map_err(ModelError::backend)?;
+        Ok(Self { step: StepId(0), samples, row_jobs: Vec::new(), copies: Vec::new() })
+    }
+}
+
+impl<B: Backend> Executor for ModelRunner<B> {
+    fn limits(&self) -> ExecutorLimits {
+        self.limits
+    }
+
+    fn memory(&self) -> Vec<MemoryEntry> {
+        self.memory.clone()
+    }
+
+    fn launch(&mut self, batch: &Batch) -> Result<InFlight, ExecutorError> {
+        let mut lane = self.idle.pop().expect("no more steps are launched than may be in flight");
+        lane.step = batch.step;
+        lane.copies.clear();
+        lane.copies.extend(batch.copies.iter().map(|copy| copy.id));
+        self.preparation.prepare(batch, &mut lane.row_jobs);
+        match self.enqueue(batch, &mut lane) {
+            Ok(()) => {
+                self.in_flight.push_back(lane);
+                Ok(InFlight::new(batch.step))
+            }
+            Err(error) => {
+                self.idle.push(lane);
+                Err(device_error(&error))
+            }
+        }
+    }
+
+    fn finish(&mut self, step: InFlight, output: &mut BatchOutput) -> Result<(), ExecutorError> {
+        let lane = self.in_flight.pop_front().expect("a step in flight was launched");
+        assert_eq!(lane.step, step.step(), "steps are finished in the order of their launch");
+        output.clear();
+        let read = self.backend.read_samples(&lane.samples, &lane.row_jobs, output);
+        output.finished_copies.extend_from_slice(&lane.copies);
+        self.idle.push(lane);
+        read.map_err(|error| device_error(&error))
+    }
+}
+
+/// A backend has no errors of single steps: what fails here has lost its device or its memory.
+fn device_error(error: &dyn std::error::Error) -> ExecutorError {
+    let mut cause = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        cause.push_str(": ");
+        cause.push_str(&error.to_string());
+        source = error.source();
+    }
+    ExecutorError::Device(cause)
+}

@@ -1,0 +1,76 @@
+//! What a runner may take and hold: limits and element types. Knows no flags or defaults of the command line.
+
+use tensor_backend::Element;
+
+use crate::ModelError;
+
+/// Limits of a runner. The binary resolves them from its flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunnerConfig {
+    /// Tokens a KV block holds. `1..=1024`.
+    pub block_size: u32,
+    /// How large the KV pool is.
+    pub kv_cache: KvBudget,
+    /// Element of the KV pool.
+    pub kv_element: Element,
+    /// Longest context of a request, prompt and output together. At least 2, at most [`Checkpoint::max_context_len`].
+    ///
+    /// [`Checkpoint::max_context_len`]: crate::Checkpoint::max_context_len
+    pub max_model_len: u32,
+    /// Most new tokens a step. `1..=2^20`.
+    pub max_batch_tokens: u32,
+    /// Most rows a step, and the number of row slots. `1..=2^14`.
+    pub max_batch_rows: u32,
+    /// Most likely tokens that can be reported for a position. At most the vocabulary.
+    pub max_top_logprobs: u32,
+}
+
+/// The size of the KV pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KvBudget {
+    /// This many blocks.
+    Blocks(u32),
+    /// As many blocks as fit into this many bytes.
+    PoolBytes(u64),
+    /// As many blocks as fit into what weights and activations leave of this many bytes.
+    TotalBytes(u64),
+}
+
+/// Logit rows that are computed at once, if the limit on rows a step is not larger. A scored prompt goes through in
+/// slices of this many rows, so that its logits never need more memory.
+const MIN_LOGIT_ROWS: usize = 64;
+
+impl RunnerConfig {
+    /// Most logit jobs a step: every new token may be scored and every row may sample.
+    pub(crate) fn max_jobs(&self) -> usize {
+        self.max_batch_tokens as usize + self.max_batch_rows as usize
+    }
+
+    /// Rows of the logits buffer. All rows' samples fit at once.
+    pub(crate) fn logit_rows(&self) -> usize {
+        self.max_jobs().min(MIN_LOGIT_ROWS.max(self.max_batch_rows as usize))
+    }
+
+    /// Blocks in the table of one slot.
+    pub(crate) fn max_blocks_per_slot(&self) -> usize {
+        self.max_model_len.div_ceil(self.block_size) as usize
+    }
+
+    /// Fails where a limit is out of its range, for a model of this vocabulary and context.
+    pub(crate) fn check(&self, vocab_size: u32, max_context_len: u32) -> Result<(), ModelError> {
+        let ranges = [
+            ("block_size", self.block_size, 1, 1 << 10),
+            ("max_model_len", self.max_model_len, 2, max_context_len),
+            ("max_batch_tokens", self.max_batch_tokens, 1, 1 << 20),
+            ("max_batch_rows", self.max_batch_rows, 1, 1 << 14),
+            ("max_top_logprobs", self.max_top_logprobs, 0, vocab_size),
+        ];
+        for (name, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                let rule = format!("this model and build take {min} to {max}");
+                return Err(ModelError::Limit { name, value: value.into(), rule });
+            }
+        }
+        Ok(())
+    }
+}
