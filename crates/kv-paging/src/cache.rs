@@ -1,0 +1,407 @@
+//! The cache: tables are opened, grown, cut, forked and released here, and the least recently used block makes way.
+//!
+//! How steps publish what they fill is in `promises.rs`. Knows no requests, no devices, no bytes, no wall time, no threads.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::config::{ConfigError, KvCacheConfig, PrefixCaching};
+use crate::events::{CacheEvent, EventLog};
+use crate::index::{Detached, NodeId, Parent, PrefixIndex};
+use crate::pool::{Content, Pool};
+use crate::promises::Promises;
+use crate::stats::{CacheStats, Usage};
+use crate::{Admission, BlockCopy, BlockId, BlockTable, PrefixKeys, StepId, TokenId};
+
+/// Decides which physical block holds which tokens.
+///
+/// One thread owns it; every call is a plain function of what came before. See the [crate's essay](crate) for the life of
+/// a block and for why a hit can be trusted.
+pub struct KvCache {
+    pub(crate) config: KvCacheConfig,
+    pub(crate) pool: Pool,
+    pub(crate) index: PrefixIndex,
+    pub(crate) promises: Promises,
+    pub(crate) events: EventLog,
+    pub(crate) stats: CacheStats,
+    /// How often the prefix cache was cleared.
+    pub(crate) generation: u64,
+    /// Cloned into every table.
+    pub(crate) owner: Arc<()>,
+    pub(crate) num_tables: u32,
+    /// Blocks of all live tables, shared ones counted once for each table.
+    pub(crate) num_table_blocks: u64,
+    /// Tokens of all live tables, likewise.
+    pub(crate) num_table_tokens: u64,
+    /// Emptied arrays of released tables, so that opening one allocates nothing in steady state. As many as there ever
+    /// were live tables at once.
+    spare: Vec<Vec<BlockId>>,
+}
+
+impl KvCache {
+    /// A cache whose blocks are all free. All memory but the tables' own is allocated here.
+    ///
+    /// # Errors
+    /// If the configuration is out of range.
+    pub fn new(config: KvCacheConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let num_indexed = match config.prefix_caching {
+            PrefixCaching::On => config.num_blocks,
+            PrefixCaching::Off => 0,
+        };
+        Ok(Self {
+            config,
+            pool: Pool::new(config.num_blocks),
+            index: PrefixIndex::new(num_indexed, config.block_size),
+            promises: Promises::new(num_indexed),
+            events: EventLog::off(),
+            stats: CacheStats::default(),
+            generation: 0,
+            owner: Arc::new(()),
+            num_tables: 0,
+            num_table_blocks: 0,
+            num_table_tokens: 0,
+            spare: Vec::new(),
+        })
+    }
+
+    /// What the cache was made from.
+    #[must_use]
+    pub fn config(&self) -> &KvCacheConfig {
+        &self.config
+    }
+
+    /// Opens a table that holds the longest prefix of `prompt`, in full blocks, that is published or promised. Takes
+    /// references on those blocks and allocates nothing else; [`grow`](Self::grow) makes room for the rest.
+    ///
+    /// Never matches the whole prompt: at least one token is left to compute, or there would be no output to sample from.
+    /// Matches only blocks that `keys` covers. An empty `prompt` gives an empty table.
+    ///
+    /// # Panics
+    /// If `keys` has another block size than the cache.
+    pub fn admit(&mut self, keys: &PrefixKeys, prompt: &[TokenId]) -> Admission {
+        let mut table = self.open_table();
+        let mut prefix = Prefix::new(keys);
+        for tokens in self.matchable(keys, prompt) {
+            let Some(node) = prefix.descend(&self.index, tokens) else { break };
+            let block = self.index.first_block(node);
+            self.pool.acquire(block);
+            table.blocks.push(block);
+        }
+        let num_cached_tokens = table.blocks.len() as u32 * self.config.block_size;
+        table.num_tokens = num_cached_tokens;
+        self.num_table_blocks += table.blocks.len() as u64;
+        self.num_table_tokens += u64::from(num_cached_tokens);
+        self.stats.num_queried_tokens += prompt.len() as u64;
+        self.stats.num_hit_tokens += u64::from(num_cached_tokens);
+        Admission { table, num_cached_tokens }
+    }
+
+    /// The tokens that [`admit`](Self::admit) would match now. Takes nothing and counts nothing.
+    ///
+    /// # Panics
+    /// If `keys` has another block size than the cache.
+    #[must_use]
+    pub fn matched_tokens(&self, keys: &PrefixKeys, prompt: &[TokenId]) -> u32 {
+        let mut prefix = Prefix::new(keys);
+        let blocks = self.matchable(keys, prompt);
+        let num_matched = blocks.map_while(|tokens| prefix.descend(&self.index, tokens)).count();
+        num_matched as u32 * self.config.block_size
+    }
+
+    /// Makes room for `num_tokens` tokens in all, not in addition; does nothing if there is room already. The new blocks
+    /// are at the end of [`BlockTable::blocks`]. Free blocks are taken first, then cached ones, least recently used first.
+    ///
+    /// # Errors
+    /// If fewer blocks are free or cached than are needed. Then nothing has changed.
+    pub fn grow(&mut self, table: &mut BlockTable, num_tokens: u32) -> Result<(), OutOfBlocks> {
+        self.assert_owns(table);
+        if num_tokens <= table.num_tokens {
+            return Ok(());
+        }
+        let num_new = num_tokens.div_ceil(self.config.block_size) - table.blocks.len() as u32;
+        self.check_available(num_new)?;
+        for _ in 0..num_new {
+            let block = self.take();
+            table.blocks.push(block);
+        }
+        self.num_table_blocks += u64::from(num_new);
+        self.num_table_tokens += u64::from(num_tokens - table.num_tokens);
+        table.num_tokens = num_tokens;
+        Ok(())
+    }
+
+    /// Cuts the table to `num_tokens` tokens: rejected drafts, a row that ran on after its end. Does nothing if it has no
+    /// more. Blocks that fall away become takeable when `after`, the last step that touches them, is retired (at once if
+    /// there is none).
+    ///
+    /// # Panics
+    /// If the cut runs through a block that is shared, promised or published: such a block is never written again.
+    pub fn truncate(&mut self, table: &mut BlockTable, num_tokens: u32, after: Option<StepId>) {
+        self.assert_owns(table);
+        if num_tokens >= table.num_tokens {
+            return;
+        }
+        let num_kept = num_tokens.div_ceil(self.config.block_size) as usize;
+        if !num_tokens.is_multiple_of(self.config.block_size) {
+            let cut = self.pool.get(table.blocks[num_kept - 1]);
+            assert!(cut.num_tables == 1, "a shared block is never cut");
+            assert!(cut.content == Content::Private, "a promised or published block is never cut");
+        }
+        self.num_table_blocks -= (table.blocks.len() - num_kept) as u64;
+        self.num_table_tokens -= u64::from(table.num_tokens - num_tokens);
+        let mut busy_end = after.map_or(0, StepId::end);
+        for block in table.blocks.drain(num_kept..).rev() {
+            self.let_go(block, &mut busy_end);
+        }
+        // A block stays busy at least as long as the blocks after it, so that none of them outlives it in the index.
+        if let Some(last) = table.blocks.last() {
+            let last = self.pool.get_mut(*last);
+            last.busy_end = last.busy_end.max(busy_end);
+        }
+        table.num_tokens = num_tokens;
+    }
+
+    /// Opens a second table for the first `num_tokens` tokens of `table`: parallel samples, beams. Full blocks are shared;
+    /// a partly filled last block gets a copy, which is returned as work to do before the fork is read or written.
+    ///
+    /// A copy of a promised block is withdrawn with it. Whether a step in flight fills a block that was never promised, only
+    /// the caller knows: if that step fails, forks taken since it was planned are lost like the table itself.
+    ///
+    /// # Errors
+    /// If a copy is needed and no block is free or cached. Then nothing has changed.
+    ///
+    /// # Panics
+    /// If the table has fewer than `num_tokens` tokens.
+    pub fn fork(
+        &mut self,
+        table: &BlockTable,
+        num_tokens: u32,
+    ) -> Result<(BlockTable, Option<BlockCopy>), OutOfBlocks> {
+        self.assert_owns(table);
+        assert!(num_tokens <= table.num_tokens, "a fork takes no more tokens than there are");
+        let num_shared = (num_tokens / self.config.block_size) as usize;
+        let partial = (!num_tokens.is_multiple_of(self.config.block_size)).then(|| table.blocks[num_shared]);
+        self.check_available(u32::from(partial.is_some()))?;
+
+        let mut fork = self.open_table();
+        fork.generation = table.generation;
+        fork.num_tokens = num_tokens;
+        fork.blocks.extend_from_slice(&table.blocks[..num_shared]);
+        for block in &fork.blocks {
+            self.pool.acquire(*block);
+        }
+        let copy = partial.map(|from| {
+            let to = self.take();
+            self.copy_promise(from, to);
+            fork.blocks.push(to);
+            BlockCopy { from, to }
+        });
+        self.num_table_blocks += fork.blocks.len() as u64;
+        self.num_table_tokens += u64::from(num_tokens);
+        Ok((fork, copy))
+    }
+
+    /// Takes the table back. Its blocks become takeable when `after`, the last step that touches them, is retired (at once
+    /// if there is none). Published blocks stay cached until their memory is needed.
+    pub fn release(&mut self, table: BlockTable, after: Option<StepId>) {
+        self.assert_owns(&table);
+        let BlockTable { mut blocks, num_tokens, generation: _, owner: _ } = table;
+        self.num_tables -= 1;
+        self.num_table_blocks -= blocks.len() as u64;
+        self.num_table_tokens -= u64::from(num_tokens);
+        let mut busy_end = after.map_or(0, StepId::end);
+        // From the end, so that blocks are cached, and later evicted, before the blocks of their prefix.
+        for block in blocks.drain(..).rev() {
+            self.let_go(block, &mut busy_end);
+        }
+        self.spare.push(blocks);
+    }
+
+    /// Blocks that [`grow`](Self::grow) can take now: the free and the cached ones.
+    #[must_use]
+    pub fn num_free(&self) -> u32 {
+        self.pool.free.len() + self.pool.cached.len()
+    }
+
+    /// Where the blocks are.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let num_slots = self.num_table_blocks * u64::from(self.config.block_size);
+        Usage {
+            free: self.pool.free.len(),
+            cached: self.pool.cached.len(),
+            active: self.pool.num_active,
+            in_transit: self.pool.in_transit.len(),
+            total: self.pool.num_blocks(),
+            duplicates: self.index.num_duplicates(),
+            // Only a table's last, unshared block has empty slots, so counting shared blocks more than once is harmless.
+            empty_slots: num_slots - self.num_table_tokens,
+        }
+    }
+
+    /// Counts since the cache was made.
+    #[must_use]
+    pub fn stats(&self) -> &CacheStats {
+        &self.stats
+    }
+
+    /// Records events from now on, up to `max_events` between two drains; zero stops recording. Undrained events are
+    /// dropped. Blocks that are published already are not reported: call this before the first request.
+    pub fn record_events(&mut self, max_events: usize) {
+        self.events = EventLog::with_capacity(max_events, self.config.block_size);
+    }
+
+    /// Hands every event since the last drain to `sink`, oldest first.
+    pub fn drain_events(&mut self, sink: impl FnMut(CacheEvent<'_>)) {
+        self.events.drain(self.config.block_size, sink);
+    }
+
+    /// Forgets every prefix, for example because the weights have changed. Cached blocks become free. Live tables keep
+    /// their blocks, and nothing that they hold or will hold is ever shared with tables opened after this.
+    pub fn clear_prefix_cache(&mut self) {
+        while let Some(block) = self.pool.cached.front() {
+            self.pool.remove_cached(block);
+            self.pool.put_free(block);
+        }
+        for index in 0..self.pool.num_blocks() {
+            let block = self.pool.get_mut(BlockId::from_index(index));
+            block.node = None;
+            if block.content == Content::Published {
+                block.content = Content::Private;
+            }
+        }
+        self.index.clear();
+        self.generation += 1;
+        self.events.cleared();
+    }
+
+    pub(crate) fn assert_owns(&self, table: &BlockTable) {
+        assert!(Arc::ptr_eq(&self.owner, &table.owner), "the table belongs to another cache");
+    }
+
+    /// The part of a prompt that may be matched, in blocks: what `keys` covers, and never all of it.
+    fn matchable<'a>(&self, keys: &PrefixKeys, prompt: &'a [TokenId]) -> impl Iterator<Item = &'a [TokenId]> + use<'a> {
+        assert_eq!(keys.block_size(), self.config.block_size, "keys are made for the cache's block size");
+        let num_indexable = match self.config.prefix_caching {
+            PrefixCaching::On => keys.num_blocks() as usize,
+            PrefixCaching::Off => 0,
+        };
+        let all_but_one = &prompt[..prompt.len().saturating_sub(1)];
+        all_but_one.chunks_exact(self.config.block_size as usize).take(num_indexable)
+    }
+
+    fn open_table(&mut self) -> BlockTable {
+        self.num_tables += 1;
+        BlockTable {
+            blocks: self.spare.pop().unwrap_or_default(),
+            num_tokens: 0,
+            generation: self.generation,
+            owner: Arc::clone(&self.owner),
+        }
+    }
+
+    fn check_available(&self, num_needed: u32) -> Result<(), OutOfBlocks> {
+        let num_free = self.num_free();
+        if num_needed > num_free { Err(OutOfBlocks { num_needed, num_free }) } else { Ok(()) }
+    }
+
+    /// A block for a new owner. The caller has checked that there is one.
+    fn take(&mut self) -> BlockId {
+        self.stats.num_taken_blocks += 1;
+        if self.pool.free.len() == 0 {
+            let oldest = self.pool.cached.front().expect("a block is free or cached");
+            self.stats.num_evicted_blocks += 1;
+            self.discard_cached(oldest);
+        }
+        let block = self.pool.free.front().expect("a block is free");
+        self.pool.acquire(block);
+        block
+    }
+
+    /// A table drops a block that is busy until `busy_end`. Tables drop from their end, and `busy_end` grows on the way: a
+    /// block is busy at least as long as the blocks after it.
+    fn let_go(&mut self, block: BlockId, busy_end: &mut u64) {
+        let record = self.pool.get(block);
+        *busy_end = record.busy_end.max(record.filled_end()).max(*busy_end);
+        if self.pool.let_go(block, *busy_end) {
+            self.place(block);
+        }
+    }
+
+    /// Finds a place for a block that no table holds and no step in flight names: cached if no other published block has
+    /// its content, else free.
+    pub(crate) fn place(&mut self, block: BlockId) {
+        match self.pool.get(block).node {
+            Some(node) if self.index.node(node).num_published == 1 => self.pool.put_cached(block),
+            Some(_) => {
+                self.detach(block);
+                self.pool.put_free(block);
+            }
+            None => self.pool.put_free(block),
+        }
+    }
+
+    /// Frees a cached block, whose content is then lost unless another block holds it.
+    pub(crate) fn discard_cached(&mut self, block: BlockId) {
+        self.pool.remove_cached(block);
+        self.detach(block);
+        self.pool.put_free(block);
+    }
+
+    /// Takes a block out of the index, if it is there.
+    pub(crate) fn detach(&mut self, block: BlockId) {
+        let record = self.pool.get_mut(block);
+        let Some(node) = record.node.take() else { return };
+        let was_published = record.content == Content::Published;
+        if let Detached::NodeGone { key, announced: true } = self.index.detach(node, block, was_published) {
+            self.events.removed(key);
+        }
+    }
+}
+
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvCache").field("config", &self.config).field("usage", &self.usage()).finish_non_exhaustive()
+    }
+}
+
+/// A walk down the index along a sequence's keys.
+struct Prefix<'a> {
+    keys: &'a PrefixKeys,
+    depth: usize,
+    parent: Parent,
+}
+
+impl<'a> Prefix<'a> {
+    /// At the root of the sequence's tenant.
+    fn new(keys: &'a PrefixKeys) -> Self {
+        Self { keys, depth: 0, parent: Parent::Salt(*keys.salt()) }
+    }
+
+    /// Steps to the next node, if it is there and holds `tokens`.
+    fn descend(&mut self, index: &PrefixIndex, tokens: &[TokenId]) -> Option<NodeId> {
+        let node = index.find(&self.parent, self.keys.block_keys()[self.depth], tokens)?;
+        self.depth += 1;
+        self.parent = Parent::Node(node);
+        Some(node)
+    }
+}
+
+/// Fewer blocks can be taken than are needed. For the scheduler: wait, preempt, or refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfBlocks {
+    /// Blocks that the call needed.
+    pub num_needed: u32,
+    /// Blocks that it could have taken.
+    pub num_free: u32,
+}
+
+impl fmt::Display for OutOfBlocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} KV blocks are needed and {} can be taken", self.num_needed, self.num_free)
+    }
+}
+
+impl core::error::Error for OutOfBlocks {}

@@ -1,0 +1,69 @@
+//! What a cache is made from, and why it may be refused. Knows no bytes: how many blocks fit a device is the caller's sum.
+
+use core::fmt;
+
+/// Most blocks of one pool. At 16 tokens a block this is 2^30 tokens, more than any machine holds.
+pub const MAX_BLOCKS: u32 = 1 << 26;
+
+/// Most tokens of one block.
+pub const MAX_BLOCK_SIZE: u32 = 256;
+
+/// Shape and behaviour of a [`KvCache`](crate::KvCache).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KvCacheConfig {
+    /// Blocks of the pool, `1..=`[`MAX_BLOCKS`].
+    pub num_blocks: u32,
+    /// Tokens a block holds: a power of two, `1..=`[`MAX_BLOCK_SIZE`]. 16 is a good default: long blocks leave slots
+    /// empty, short ones make long tables.
+    pub block_size: u32,
+    /// Whether full blocks are shared between tables with the same prefix.
+    pub prefix_caching: PrefixCaching,
+}
+
+impl KvCacheConfig {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.num_blocks == 0 || self.num_blocks > MAX_BLOCKS {
+            return Err(ConfigError::NumBlocks(self.num_blocks));
+        }
+        if !is_block_size(self.block_size) {
+            return Err(ConfigError::BlockSize(self.block_size));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn is_block_size(block_size: u32) -> bool {
+    block_size.is_power_of_two() && block_size <= MAX_BLOCK_SIZE
+}
+
+/// Whether full blocks are kept and shared by prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PrefixCaching {
+    /// Full blocks are indexed by prefix, shared, and kept after release until their memory is needed.
+    #[default]
+    On,
+    /// Every table has its own blocks (forks still share), and a released block is free.
+    Off,
+}
+
+/// A refused [`KvCacheConfig`]. For the operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigError {
+    /// The number of blocks, which is zero or above [`MAX_BLOCKS`].
+    NumBlocks(u32),
+    /// The block size in tokens, which is no power of two or above [`MAX_BLOCK_SIZE`].
+    BlockSize(u32),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NumBlocks(given) => write!(f, "num_blocks must be in 1..={MAX_BLOCKS}, not {given}"),
+            Self::BlockSize(given) => {
+                write!(f, "block_size must be a power of two in 1..={MAX_BLOCK_SIZE}, not {given}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}

@@ -1,0 +1,110 @@
+//! Cache events as values: what joined and left the prefix cache, for a router that follows many caches.
+//!
+//! A bounded log that its owner drains. Knows no transport and no clock.
+
+use alloc::vec::Vec;
+
+use crate::{BlockKey, TokenId};
+
+/// A change of the prefix cache. Replayed in order, events give the set of published blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CacheEvent<'a> {
+    /// A full block can now be matched. Its parent, if it has one, was stored before.
+    Stored {
+        /// The block's name.
+        key: BlockKey,
+        /// Name of the block before it; none for the first block of a sequence.
+        parent: Option<BlockKey>,
+        /// The block's tokens; their number is the block size.
+        tokens: &'a [TokenId],
+    },
+    /// A block can no longer be matched. Nothing that was stored under it is left.
+    Removed {
+        /// The block's name.
+        key: BlockKey,
+    },
+    /// No block stored before can be matched any more.
+    Cleared,
+    /// The log was full: this many events after those before this one are missing. Always the last event of a drain.
+    Lost {
+        /// Events that were not recorded.
+        num_events: u64,
+    },
+}
+
+#[derive(Clone, Copy)]
+enum Record {
+    Stored { key: BlockKey, parent: Option<BlockKey> },
+    Removed { key: BlockKey },
+    Cleared,
+}
+
+/// Up to `max_events` events since the last drain, and a count of those beyond.
+pub(crate) struct EventLog {
+    max_events: usize,
+    records: Vec<Record>,
+    /// Tokens of the stored blocks, in the order of `records`.
+    tokens: Vec<TokenId>,
+    num_lost: u64,
+}
+
+impl EventLog {
+    /// A log that records nothing.
+    pub(crate) fn off() -> Self {
+        Self { max_events: 0, records: Vec::new(), tokens: Vec::new(), num_lost: 0 }
+    }
+
+    pub(crate) fn with_capacity(max_events: usize, block_size: u32) -> Self {
+        Self {
+            max_events,
+            records: Vec::with_capacity(max_events),
+            tokens: Vec::with_capacity(max_events * block_size as usize),
+            num_lost: 0,
+        }
+    }
+
+    pub(crate) fn stored(&mut self, key: BlockKey, parent: Option<BlockKey>, tokens: &[TokenId]) {
+        if self.push(Record::Stored { key, parent }) {
+            self.tokens.extend_from_slice(tokens);
+        }
+    }
+
+    pub(crate) fn removed(&mut self, key: BlockKey) {
+        self.push(Record::Removed { key });
+    }
+
+    pub(crate) fn cleared(&mut self) {
+        self.push(Record::Cleared);
+    }
+
+    pub(crate) fn drain(&mut self, block_size: u32, mut sink: impl FnMut(CacheEvent<'_>)) {
+        let mut blocks = self.tokens.chunks_exact(block_size as usize);
+        for record in &self.records {
+            sink(match *record {
+                Record::Stored { key, parent } => {
+                    let tokens = blocks.next().expect("every stored block has its tokens in the log");
+                    CacheEvent::Stored { key, parent, tokens }
+                }
+                Record::Removed { key } => CacheEvent::Removed { key },
+                Record::Cleared => CacheEvent::Cleared,
+            });
+        }
+        if self.num_lost > 0 {
+            sink(CacheEvent::Lost { num_events: self.num_lost });
+        }
+        self.records.clear();
+        self.tokens.clear();
+        self.num_lost = 0;
+    }
+
+    /// Whether the record was taken. Once one is lost, so are all until the next drain: a gap has one place.
+    fn push(&mut self, record: Record) -> bool {
+        let taken = self.records.len() < self.max_events;
+        if taken {
+            self.records.push(record);
+        } else if self.max_events > 0 {
+            self.num_lost += 1;
+        }
+        taken
+    }
+}

@@ -1,0 +1,204 @@
+//! The pool: every block's record, and the three lists that blocks wait in while no table holds them.
+//!
+//! Moves blocks between states and knows what a state is. Why a block moves, and what its tokens are, it does not know.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::index::NodeId;
+use crate::list::{BlockList, Links};
+use crate::{BlockId, StepId};
+
+/// Where a block is. Each is in exactly one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// Holds nothing and waits to be taken.
+    Free,
+    /// Published, held by no table, and waits to be matched or evicted.
+    Cached,
+    /// Held by at least one table.
+    Active,
+    /// Held by no table, but a step in flight may still touch it.
+    InTransit,
+}
+
+/// What may be read from a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    /// Whatever its owner wrote; nobody matches it.
+    Private,
+    /// Full once the steps `[0, filled_end)` are retired. The same and later steps may read it.
+    Promised { filled_end: u64 },
+    /// Full, never written again, and in the prefix index.
+    Published,
+    /// Was promised, and the promise failed. Its tables must go.
+    Withdrawn,
+}
+
+/// One block's record.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) place: Place,
+    pub(crate) content: Content,
+    /// Live tables that hold the block.
+    pub(crate) num_tables: u32,
+    /// Its place in the prefix index.
+    pub(crate) node: Option<NodeId>,
+    /// While promised: the promised block whose content this one was computed or copied from.
+    pub(crate) depends_on: Option<BlockId>,
+    /// The steps that may touch the block are among `[0, busy_end)`.
+    pub(crate) busy_end: u64,
+}
+
+impl Block {
+    const FREE: Self = Self {
+        place: Place::Free,
+        content: Content::Private,
+        num_tables: 0,
+        node: None,
+        depends_on: None,
+        busy_end: 0,
+    };
+
+    pub(crate) fn is_promised(&self) -> bool {
+        matches!(self.content, Content::Promised { .. })
+    }
+
+    /// End of the steps that must be retired before the content may be read outside of steps.
+    pub(crate) fn filled_end(&self) -> u64 {
+        match self.content {
+            Content::Promised { filled_end } => filled_end,
+            _ => 0,
+        }
+    }
+}
+
+pub(crate) struct Pool {
+    blocks: Vec<Block>,
+    links: Links,
+    pub(crate) free: BlockList,
+    /// Least recently used first, and every block before the blocks of its prefix.
+    pub(crate) cached: BlockList,
+    /// Ordered by `busy_end`.
+    pub(crate) in_transit: BlockList,
+    /// Active blocks.
+    pub(crate) num_active: u32,
+    /// Blocks whose content is withdrawn. Almost always zero, which makes asking for them free.
+    pub(crate) num_withdrawn: u32,
+    /// All steps in `[0, retired_end)` are retired.
+    pub(crate) retired_end: u64,
+}
+
+impl Pool {
+    pub(crate) fn new(num_blocks: u32) -> Self {
+        let mut pool = Self {
+            blocks: vec![Block::FREE; num_blocks as usize],
+            links: Links::new(num_blocks),
+            free: BlockList::EMPTY,
+            cached: BlockList::EMPTY,
+            in_transit: BlockList::EMPTY,
+            num_active: 0,
+            num_withdrawn: 0,
+            retired_end: 0,
+        };
+        for index in 0..num_blocks {
+            pool.free.push_back(&mut pool.links, BlockId::from_index(index));
+        }
+        pool
+    }
+
+    pub(crate) fn num_blocks(&self) -> u32 {
+        self.blocks.len() as u32
+    }
+
+    pub(crate) fn get(&self, block: BlockId) -> &Block {
+        &self.blocks[block.at()]
+    }
+
+    pub(crate) fn get_mut(&mut self, block: BlockId) -> &mut Block {
+        &mut self.blocks[block.at()]
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Whether the step has been retired.
+    pub(crate) fn is_retired(&self, step: StepId) -> bool {
+        step.end() <= self.retired_end
+    }
+
+    /// One more table holds the block.
+    pub(crate) fn acquire(&mut self, block: BlockId) {
+        let record = &mut self.blocks[block.at()];
+        record.num_tables += 1;
+        if record.num_tables > 1 {
+            return;
+        }
+        let left = core::mem::replace(&mut record.place, Place::Active);
+        self.num_active += 1;
+        match left {
+            Place::Free => self.free.remove(&mut self.links, block),
+            Place::Cached => self.cached.remove(&mut self.links, block),
+            Place::InTransit => self.in_transit.remove(&mut self.links, block),
+            Place::Active => unreachable!("a block that no table holds is not active"),
+        }
+    }
+
+    /// One table fewer holds the block, and steps in `[0, busy_end)` may still touch it. Returns whether the block now
+    /// needs a place: no table holds it and no step in flight names it.
+    pub(crate) fn let_go(&mut self, block: BlockId, busy_end: u64) -> bool {
+        let record = &mut self.blocks[block.at()];
+        assert!(record.num_tables > 0, "block {block} is let go by more tables than hold it");
+        record.num_tables -= 1;
+        record.busy_end = busy_end;
+        if record.num_tables > 0 {
+            return false;
+        }
+        self.num_active -= 1;
+        if busy_end <= self.retired_end {
+            return true;
+        }
+        record.place = Place::InTransit;
+        self.insert_in_transit(block, busy_end);
+        false
+    }
+
+    /// The next block that no table holds and whose last step is now retired. It needs a place.
+    pub(crate) fn pop_arrived(&mut self) -> Option<BlockId> {
+        let block = self.in_transit.front().filter(|block| self.get(*block).busy_end <= self.retired_end)?;
+        self.in_transit.remove(&mut self.links, block);
+        Some(block)
+    }
+
+    /// Gives the block the place of the most recently used cached one.
+    pub(crate) fn put_cached(&mut self, block: BlockId) {
+        self.blocks[block.at()].place = Place::Cached;
+        self.cached.push_back(&mut self.links, block);
+    }
+
+    /// Forgets all about the block and gives it a free place.
+    pub(crate) fn put_free(&mut self, block: BlockId) {
+        self.num_withdrawn -= u32::from(self.get(block).content == Content::Withdrawn);
+        self.blocks[block.at()] = Block::FREE;
+        self.free.push_front(&mut self.links, block);
+    }
+
+    /// Takes a block out of the cached ones. It needs a place.
+    pub(crate) fn remove_cached(&mut self, block: BlockId) {
+        debug_assert_eq!(self.get(block).place, Place::Cached, "block {block} is cached");
+        self.cached.remove(&mut self.links, block);
+    }
+
+    /// Behind the blocks with the same or an earlier end. Releases come nearly in step order, so the walk is short.
+    fn insert_in_transit(&mut self, block: BlockId, busy_end: u64) {
+        let mut before = self.in_transit.back();
+        while let Some(other) = before.filter(|other| self.blocks[other.at()].busy_end > busy_end) {
+            before = self.in_transit.prev(&self.links, other);
+        }
+        match before {
+            Some(before) => self.in_transit.insert_after(&mut self.links, before, block),
+            None => self.in_transit.push_front(&mut self.links, block),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Figures: what the pool holds now, and what has happened since the cache was made. Plain numbers, no units of time.
+
+/// Where the blocks are now. Every block is in exactly one of `free`, `cached`, `active` and `in_transit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Blocks that hold nothing.
+    pub free: u32,
+    /// Blocks that no table holds and that can be matched; taken, least recently used first, when no block is free.
+    pub cached: u32,
+    /// Blocks held by at least one table.
+    pub active: u32,
+    /// Blocks that no table holds and that a step in flight may still read or write.
+    pub in_transit: u32,
+    /// All blocks.
+    pub total: u32,
+    /// Waste: blocks whose tokens, prefix included, another block holds too.
+    pub duplicates: u32,
+    /// Waste: slots of tables beyond their [`num_tokens`](crate::BlockTable::num_tokens).
+    pub empty_slots: u64,
+}
+
+/// Counts since the cache was made. They only grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CacheStats {
+    /// Tokens of all prompts given to [`admit`](crate::KvCache::admit).
+    pub num_queried_tokens: u64,
+    /// Tokens of those prompts that were matched. Divided by the queried ones: the hit rate.
+    pub num_hit_tokens: u64,
+    /// Blocks taken, by [`grow`](crate::KvCache::grow) and for the copies of [`fork`](crate::KvCache::fork).
+    pub num_taken_blocks: u64,
+    /// Of the blocks taken, those that had to be evicted from the prefix cache.
+    pub num_evicted_blocks: u64,
+    /// Blocks promised to the prefix index, duplicates included.
+    pub num_promised_blocks: u64,
+    /// Of the blocks promised, those whose content another block held already.
+    pub num_duplicate_blocks: u64,
+    /// Blocks withdrawn because a step failed.
+    pub num_withdrawn_blocks: u64,
+}
