@@ -1,1 +1,41 @@
-//! Chooses the next batch: admission, token budget, chunked prefill, preemption.
+//! Chooses the next batch: admission, token budget, chunked prefill, preemption by recompute, and the end of requests.
+//!
+//! Pure decisions over [`kv_paging`]: the same calls give the same batches. The crate knows no clock (only the `now` it
+//! is told), no text, no device, no channel and no thread. [`Scheduler`] is driven by whoever owns the executor:
+//!
+//! ```text
+//! submit ─► waiting ─admit─► running ─complete─► ended (exactly one Update::Finished)
+//!              ▲                │
+//!              └────preempt─────┘
+//! ```
+//!
+//! # A step
+//! [`Scheduler::plan`] fills a batch in this order, inside the token budget:
+//! 1. *Decodes*: running requests of which one token is missing, in admission order, so that no long prompt delays them.
+//! 2. *Chunks*: prompts under way (or recomputed ones), as much of each as the budget still holds.
+//! 3. *Admissions*: the waiting request that arrived first, if it fits whole next to what already runs.
+//!
+//! A plan may be made while earlier steps are in flight. A decode row whose input is still on the device is planned as
+//! `RowInput::LastSampled`; if the earlier step then ends the request, the row was an overrun and its result is dropped.
+//!
+//! # Running out of blocks
+//! A running request takes blocks from requests admitted after it, never from earlier ones: the youngest is preempted,
+//! its blocks are released, and it waits to be computed again, its output so far included. A request that finds nobody
+//! younger sits the step out. The oldest running request therefore always advances, and since no request is accepted
+//! that the whole pool could not hold, some request always ends. Blocks named by a step in flight come back only when
+//! that step does, so a request also sits out rather than preempt more than it must.
+#![forbid(unsafe_code)]
+
+mod complete;
+mod config;
+mod plan;
+mod request;
+mod scheduler;
+mod update;
+
+pub use config::{ConfigError, SchedulerConfig};
+pub use kv_paging::{PrefixCaching, PrefixKeys};
+pub use plan::Planned;
+pub use request::{NewRequest, Refusal};
+pub use scheduler::{Scheduler, SchedulerStats};
+pub use update::Update;

@@ -1,0 +1,111 @@
+//! What the results of a step do to the requests that had rows in it. Knows no batch that is still to be planned.
+
+use serving_types::{BatchOutput, FinishReason, RowOutput, StepId};
+
+use kv_paging::StepOutcome;
+
+use crate::plan::{PlannedRow, PlannedStep};
+use crate::request::RequestIndex;
+use crate::scheduler::kv_step;
+use crate::{Scheduler, Update};
+
+impl Scheduler {
+    /// Applies the results of the oldest step in flight: appends tokens, ends what has ended, publishes full blocks.
+    /// Rows of requests that ended or were preempted since are dropped.
+    ///
+    /// # Panics
+    /// If this is not the oldest step in flight, or the output has not exactly its rows: bugs of the caller or the
+    /// executor.
+    pub fn complete(&mut self, step: StepId, output: &BatchOutput, updates: &mut Vec<Update>) {
+        let planned = self.retire(step, StepOutcome::Completed);
+        assert_eq!(planned.rows.len(), output.rows.len(), "step {step} must answer each of its rows");
+        for (row, result) in planned.rows.iter().zip(&output.rows) {
+            if let Some(index) = self.current(row) {
+                self.complete_row(index, row, (result, output), updates);
+            }
+        }
+        self.spare_steps.push(planned);
+    }
+
+    /// Ends the requests of the oldest step in flight, of which nothing was computed. Requests that matched blocks which
+    /// the step should have filled are computed again.
+    ///
+    /// # Panics
+    /// If this is not the oldest step in flight.
+    pub fn fail_step(&mut self, step: StepId, cause: &str, updates: &mut Vec<Update>) {
+        let planned = self.retire(step, StepOutcome::Failed);
+        for row in &planned.rows {
+            if let Some(index) = self.current(row) {
+                self.end(index, FinishReason::Failed(cause.into()), updates);
+            }
+        }
+        self.spare_steps.push(planned);
+        // From the youngest on, so that each removal leaves the places before it alone.
+        for place in (0..self.running.len()).rev() {
+            let index = self.running[place];
+            if self.kv.is_withdrawn(&self.requests[index].expect_running().table) {
+                self.preempt(index);
+            }
+        }
+    }
+
+    /// Ends every request with one cause and forgets the steps in flight: the device is gone.
+    pub fn abandon(&mut self, cause: &str, updates: &mut Vec<Update>) {
+        self.end_all(&FinishReason::Failed(cause.into()), updates);
+        while let Some(planned) = self.in_flight.front() {
+            self.retire(planned.step, StepOutcome::Failed);
+        }
+    }
+
+    fn retire(&mut self, step: StepId, outcome: StepOutcome) -> PlannedStep {
+        let planned = self.in_flight.pop_front().expect("a step is in flight");
+        assert_eq!(planned.step, step, "steps end in the order in which they were planned");
+        self.kv.retire(kv_step(step), outcome);
+        self.last_retired = Some(step);
+        planned
+    }
+
+    /// The request of a row, unless it ended or was preempted since the row was planned.
+    fn current(&self, row: &PlannedRow) -> Option<RequestIndex> {
+        let request = self.requests.get(row.request)?;
+        (request.id == row.id && request.attempt == row.attempt && request.running.is_some()).then_some(row.request)
+    }
+
+    fn complete_row(
+        &mut self,
+        index: RequestIndex,
+        row: &PlannedRow,
+        (result, output): (&RowOutput, &BatchOutput),
+        updates: &mut Vec<Update>,
+    ) {
+        if let Some(fault) = result.fault {
+            self.end(index, FinishReason::Failed(fault.to_string()), updates);
+            return;
+        }
+        let request = &mut self.requests[index];
+        let first_sampled = result.logprobs.start + row.num_scored;
+        if row.num_scored > 0 {
+            request.num_scored += row.num_scored;
+            updates.push(Update::PromptScored {
+                id: request.id,
+                logprobs: result.logprobs.start..first_sampled,
+                is_last: request.num_scored == request.num_to_score(),
+            });
+        }
+        if !row.samples {
+            return;
+        }
+        let &[token] = output.tokens_of(result) else { panic!("a sound row that samples has one token") };
+        request.keys.extend(&[token]);
+        request.usage.output_tokens += 1;
+        request.expect_running().num_pending -= 1;
+        self.stats.output_tokens += 1;
+        let logprobs = request.sampling.logprobs.map(|_| first_sampled);
+        updates.push(Update::Token { id: request.id, token, logprobs });
+        if request.sampling.stop_token_ids.binary_search(&token).is_ok() {
+            self.end(index, FinishReason::StopToken(token), updates);
+        } else if request.num_tokens() == request.max_len {
+            self.end(index, FinishReason::Length, updates);
+        }
+    }
+}

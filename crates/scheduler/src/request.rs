@@ -1,0 +1,192 @@
+//! One accepted request: its tokens, where its computation stands, and the table of all of them. Knows no queue.
+
+use core::fmt;
+use core::ops::{Index, IndexMut};
+use std::sync::Arc;
+
+use kv_paging::{BlockTable, PrefixKeys};
+use serving_types::{RequestId, RowSlot, SamplingParams, StepId, Timestamp, TokenId, Usage};
+
+/// A request to schedule.
+#[derive(Debug)]
+pub struct NewRequest {
+    /// Unique for the life of the scheduler.
+    pub id: RequestId,
+    /// The prompt with its prefix keys, of the pool's block size; at least one token.
+    pub prompt: PrefixKeys,
+    /// How tokens are chosen and when the request ends.
+    pub sampling: Arc<SamplingParams>,
+    /// When it is ended whatever it has.
+    pub deadline: Option<Timestamp>,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The prompt holds no token. For the client.
+    EmptyPrompt,
+    /// `max_tokens` is zero. For the client.
+    NoTokensWanted,
+    /// The prompt leaves no room for output in the model's context. For the client.
+    PromptTooLong {
+        /// Tokens of the prompt.
+        num_tokens: u32,
+        /// Most that a prompt may hold.
+        max_tokens: u32,
+    },
+    /// Prompt and output together need more KV blocks than there are. For the client (ask for less) or the operator.
+    NeverFits {
+        /// Blocks that the request may come to need.
+        needed_blocks: u32,
+        /// Blocks of the pool.
+        num_blocks: u32,
+    },
+    /// Too many requests wait. Retry later.
+    QueueFull {
+        /// Most that may wait.
+        max_waiting: usize,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyPrompt => f.write_str("the prompt is empty"),
+            Self::NoTokensWanted => f.write_str("max_tokens is 0; it must be at least 1"),
+            Self::PromptTooLong { num_tokens, max_tokens } => write!(
+                f,
+                "the prompt has {num_tokens} tokens; the model's context leaves room for at most {max_tokens} and one \
+                 generated token"
+            ),
+            Self::NeverFits { needed_blocks, num_blocks } => write!(
+                f,
+                "prompt and max_tokens together may need {needed_blocks} KV blocks, and the pool has {num_blocks}: \
+                 lower max_tokens or enlarge the pool"
+            ),
+            Self::QueueFull { max_waiting } => write!(f, "{max_waiting} requests are waiting already; retry later"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+/// An accepted request that has not ended. Waiting unless `running` is there.
+///
+/// ```text
+/// tokens      0 ............. prompt_tokens ......... num_tokens ........ max_len
+///             [ prompt       )[ output that was seen  )
+/// KV          [ planned rows: 0 .. num_planned )
+/// ```
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: RequestId,
+    /// Place in the order of arrival. Preemption does not change it.
+    pub(crate) arrival: u64,
+    pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) deadline: Option<Timestamp>,
+    /// All tokens that are known, with their prefix keys: the prompt, then the output so far.
+    pub(crate) keys: PrefixKeys,
+    /// Length of the context at which the request ends.
+    pub(crate) max_len: u32,
+    /// Prompt positions whose score was delivered; they are never scored again.
+    pub(crate) num_scored: u32,
+    /// Raised by each preemption, so that results of rows planned before it are told apart.
+    pub(crate) attempt: u32,
+    pub(crate) was_admitted: bool,
+    pub(crate) usage: Usage,
+    pub(crate) running: Option<Running>,
+}
+
+/// What a running request holds.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) slot: RowSlot,
+    pub(crate) table: BlockTable,
+    /// Positions whose KV is there or will be once the steps in flight are done. The next row starts here.
+    pub(crate) num_planned: u32,
+    /// Positions whose blocks were offered to the prefix index.
+    pub(crate) num_promised: u32,
+    /// Rows in flight that sample: tokens which exist, but are not known yet.
+    pub(crate) num_pending: u32,
+    /// The last step with a row of this request.
+    pub(crate) last_step: Option<StepId>,
+}
+
+impl Request {
+    pub(crate) fn tokens(&self) -> &[TokenId] {
+        self.keys.tokens()
+    }
+
+    pub(crate) fn num_tokens(&self) -> u32 {
+        self.keys.num_tokens()
+    }
+
+    pub(crate) fn num_prompt_tokens(&self) -> u32 {
+        self.usage.prompt_tokens
+    }
+
+    /// Prompt positions to score: each but the last, whose next token is not part of the prompt.
+    pub(crate) fn num_to_score(&self) -> u32 {
+        if self.sampling.prompt_logprobs.is_some() { self.num_prompt_tokens() - 1 } else { 0 }
+    }
+
+    /// Tokens to look up in the prefix cache, which never matches all of them. A position that is to be scored must be
+    /// computed, so those beyond the first such position are held back.
+    pub(crate) fn matchable_tokens(&self) -> &[TokenId] {
+        if self.num_scored < self.num_to_score() { &self.tokens()[..=self.num_scored as usize] } else { self.tokens() }
+    }
+
+    pub(crate) fn expect_running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("the request is in the running list")
+    }
+}
+
+/// Where a request is in the [`RequestSlab`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RequestIndex(u32);
+
+/// All requests that have not ended, at places that do not move.
+#[derive(Debug, Default)]
+pub(crate) struct RequestSlab {
+    places: Vec<Option<Request>>,
+    vacant: Vec<RequestIndex>,
+}
+
+impl RequestSlab {
+    pub(crate) fn insert(&mut self, request: Request) -> RequestIndex {
+        match self.vacant.pop() {
+            Some(index) => {
+                self.places[index.0 as usize] = Some(request);
+                index
+            }
+            None => {
+                self.places.push(Some(request));
+                RequestIndex(self.places.len() as u32 - 1)
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, index: RequestIndex) -> Request {
+        let request = self.places[index.0 as usize].take().expect("the place is taken");
+        self.vacant.push(index);
+        request
+    }
+
+    pub(crate) fn get(&self, index: RequestIndex) -> Option<&Request> {
+        self.places[index.0 as usize].as_ref()
+    }
+}
+
+impl Index<RequestIndex> for RequestSlab {
+    type Output = Request;
+
+    fn index(&self, index: RequestIndex) -> &Request {
+        self.places[index.0 as usize].as_ref().expect("the place is taken")
+    }
+}
+
+impl IndexMut<RequestIndex> for RequestSlab {
+    fn index_mut(&mut self, index: RequestIndex) -> &mut Request {
+        self.places[index.0 as usize].as_mut().expect("the place is taken")
+    }
+}
