@@ -17,11 +17,11 @@ pub enum FormatError {
         /// What was being read.
         what: String,
         /// Where it starts, in bytes from the start of the file.
-        offset: usize,
+        offset: u64,
         /// How many bytes it takes.
         needed: u64,
         /// How many bytes the file still has there.
-        left: usize,
+        left: u64,
     },
     /// The file does not start like a GGUF file.
     #[error(

@@ -14,7 +14,7 @@ mod metadata;
 mod reader;
 mod writer;
 
-use std::{fmt::Display, ops::Range};
+use std::fmt::Display;
 
 pub use metadata::{Array, Metadata, Value};
 pub use writer::Writer;
@@ -169,25 +169,19 @@ impl DescribedTensor {
                 shortened(&name)
             )));
         }
-        let range =
-            usize::try_from(offset).ok().and_then(|offset| range_within(data_start, offset, num_bytes, file_len));
-        let Some(data) = range else {
+        let start = (data_start as u64).saturating_add(offset);
+        let left = (file_len as u64).saturating_sub(start);
+        if num_bytes as u64 > left {
             return Err(FormatError::Truncated {
                 what: format!("the data of tensor `{}`", shortened(&name)),
-                offset: data_start.saturating_add(usize::try_from(offset).unwrap_or(usize::MAX)),
+                offset: start,
                 needed: num_bytes as u64,
-                left: file_len.saturating_sub(data_start).saturating_sub(usize::try_from(offset).unwrap_or(usize::MAX)),
+                left,
             });
-        };
-        Ok(TensorInfo { name, format, shape, data })
+        }
+        let start = start as usize;
+        Ok(TensorInfo { name, format, shape, data: start..start + num_bytes })
     }
-}
-
-/// `base + offset .. + len`, where that lies within `file_len`.
-fn range_within(base: usize, offset: usize, len: usize, file_len: usize) -> Option<Range<usize>> {
-    let start = base.checked_add(offset)?;
-    let end = start.checked_add(len)?;
-    (end <= file_len).then_some(start..end)
 }
 
 /// The numbers of `enum ggml_type`.

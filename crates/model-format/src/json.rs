@@ -21,11 +21,15 @@ pub(crate) struct Object<'a> {
 impl<'a> Object<'a> {
     /// Splits the text of an object. `path` names the file or field in messages.
     pub(crate) fn parse(path: &str, text: &'a str) -> Result<Self, FormatError> {
-        let Fields(fields) =
+        let fields =
             serde_json::from_str(text).map_err(|e| FormatError::corrupt(format_args!("{path} is not valid: {e}")))?;
+        Self::new(path.to_owned(), fields)
+    }
+
+    fn new(path: String, Fields(fields): Fields<'a>) -> Result<Self, FormatError> {
         index_by_name(&fields, |field| &field.0)
             .map_err(|key| FormatError::corrupt(format_args!("{path} has the key `{}` twice", shortened(key))))?;
-        Ok(Self { path: path.to_owned(), fields })
+        Ok(Self { path, fields })
     }
 
     /// Takes a field of type `T`. A field that is `null` counts as absent.
@@ -52,8 +56,10 @@ impl<'a> Object<'a> {
 
     /// Takes a field that is an object.
     pub(crate) fn take_object(&mut self, key: &str) -> Result<Option<Self>, FormatError> {
-        let text = self.take_text(key);
-        text.map(|text| Self::parse(&format!("{}: {key}", self.path), text)).transpose()
+        match self.take(key)? {
+            Some(fields) => Self::new(format!("{}: {key}", self.path), fields).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Takes the text of a field that is not `null`.
@@ -82,7 +88,11 @@ impl<'a> Object<'a> {
 
     fn convert<T: Deserialize<'a>>(&self, key: &str, text: &'a str) -> Result<T, FormatError> {
         serde_json::from_str(text).map_err(|e| {
-            FormatError::corrupt(format_args!("{}: `{}` = {}: {e}", self.path, shortened(key), shortened(text)))
+            let message = e.to_string();
+            // The position is one inside this value, which would mislead.
+            let message = message.split(" at line ").next().unwrap_or_default();
+            let (key, text) = (shortened(key), shortened(text));
+            FormatError::corrupt(format_args!("{}: `{key}` = {text}: {message}", self.path))
         })
     }
 }

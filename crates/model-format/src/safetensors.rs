@@ -62,9 +62,9 @@ impl Safetensors {
         if covered > data_len {
             return Err(FormatError::Truncated {
                 what: "the tensors' data".to_owned(),
-                offset: data_start,
+                offset: data_start as u64,
                 needed: covered as u64,
-                left: data_len,
+                left: data_len as u64,
             });
         }
         if covered < data_len {
@@ -86,11 +86,11 @@ impl Safetensors {
 
 /// The header's text, and where the data begins.
 fn header(file: &[u8]) -> Result<(&str, usize), FormatError> {
-    let truncated = |what: &str, offset, needed| FormatError::Truncated {
+    let truncated = |what: &str, offset: usize, needed| FormatError::Truncated {
         what: what.to_owned(),
-        offset,
+        offset: offset as u64,
         needed,
-        left: file.len() - offset,
+        left: (file.len() - offset) as u64,
     };
     let Some((len, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(truncated("the header's length", 0, LENGTH_BYTES as u64));

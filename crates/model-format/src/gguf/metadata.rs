@@ -137,12 +137,12 @@ impl Metadata {
 
     /// An array of integers of any width, each of which fits 32 bits with a sign.
     pub fn i32s(&self, key: &str) -> Result<Option<Vec<i32>>, FormatError> {
-        self.typed(key, "an array of 32-bit integers", |value| value.integers())
+        self.typed(key, "an array of 32-bit integers", Value::integers)
     }
 
     /// An array of integers of any width, each of which fits 32 bits without a sign.
     pub fn u32s(&self, key: &str) -> Result<Option<Vec<u32>>, FormatError> {
-        self.typed(key, "an array of unsigned 32-bit integers", |value| value.integers())
+        self.typed(key, "an array of unsigned 32-bit integers", Value::integers)
     }
 
     fn typed<'a, T>(

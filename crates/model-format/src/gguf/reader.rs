@@ -71,6 +71,6 @@ impl<'a> Reader<'a> {
     }
 
     fn truncated(&self, needed: u64, what: impl Display) -> FormatError {
-        FormatError::Truncated { what: what.to_string(), offset: self.offset, needed, left: self.left() }
+        FormatError::Truncated { what: what.to_string(), offset: self.offset as u64, needed, left: self.left() as u64 }
     }
 }

@@ -2,7 +2,6 @@
 //! has the one value that is implemented, or refuses the file. Keys elsewhere describe the file, the tokenizer or its
 //! making.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use super::{
@@ -35,28 +34,27 @@ impl ModelConfig {
     /// only a part of a model.
     pub fn from_gguf(gguf: &Gguf, file: &[u8]) -> Result<Self, FormatError> {
         refuse_other_kinds(gguf)?;
+        refuse_other_biases(gguf)?;
         let architecture = Self::architecture_from_gguf(gguf)?;
-        let keys = Keys::new(gguf.metadata(), architecture);
-        let num_heads = keys.require("attention.head_count", keys.uniform_u32("attention.head_count")?)?;
-        let hidden_size = keys.require("embedding_length", keys.u32("embedding_length")?)?;
-        let head_dim = head_dim(&keys, hidden_size, num_heads)?;
-        let max_position_embeddings = keys.require("context_length", keys.u32("context_length")?)?;
+        let keys = &mut Keys::new(gguf.metadata(), architecture);
+        let hidden_size = keys.require("embedding_length", Keys::u32)?;
+        let num_heads = keys.require("attention.head_count", Keys::uniform_u32)?;
+        let max_position_embeddings = keys.require("context_length", Keys::u32)?;
         let config = Self {
             architecture: architecture.to_owned(),
             source: ConfigSource::Gguf,
             hidden_size,
-            intermediate_size: keys.require("feed_forward_length", keys.uniform_u32("feed_forward_length")?)?,
-            num_layers: keys.require("block_count", keys.u32("block_count")?)?,
+            intermediate_size: keys.require("feed_forward_length", Keys::uniform_u32)?,
+            num_layers: keys.require("block_count", Keys::u32)?,
             num_heads,
             num_kv_heads: keys.uniform_u32("attention.head_count_kv")?.unwrap_or(num_heads),
-            head_dim,
-            vocab_size: vocab_size(&keys)?,
-            rms_norm_eps: keys
-                .require("attention.layer_norm_rms_epsilon", keys.f32("attention.layer_norm_rms_epsilon")?)?,
+            head_dim: head_dim(keys, hidden_size, num_heads)?,
+            vocab_size: vocab_size(keys)?,
+            rms_norm_eps: keys.require("attention.layer_norm_rms_epsilon", Keys::f32)?,
             max_position_embeddings,
             rope: RopeConfig {
                 theta: f64::from(keys.f32("rope.freq_base")?.unwrap_or(DEFAULT_ROPE_THETA)),
-                scaling: rope_scaling(&keys, gguf, file, max_position_embeddings)?,
+                scaling: rope_scaling(keys, gguf, file, max_position_embeddings)?,
             },
             sliding_window: keys.u32("attention.sliding_window")?.filter(|window| *window > 0),
             tie_word_embeddings: gguf.tensor("output.weight").is_none(),
@@ -85,7 +83,17 @@ fn refuse_other_kinds(gguf: &Gguf) -> Result<(), FormatError> {
     Ok(())
 }
 
-fn head_dim(keys: &Keys<'_>, hidden_size: u32, num_heads: u32) -> Result<u32, FormatError> {
+/// GGUF says by its tensors alone which projections have a bias.
+fn refuse_other_biases(gguf: &Gguf) -> Result<(), FormatError> {
+    const IMPLEMENTED: [&str; 3] = [".attn_q.bias", ".attn_k.bias", ".attn_v.bias"];
+    let is_other = |name: &str| name.ends_with(".bias") && !IMPLEMENTED.iter().any(|bias| name.ends_with(bias));
+    match gguf.tensors().iter().find(|tensor| is_other(&tensor.name)) {
+        Some(tensor) => Err(FormatError::unsupported(shortened(&tensor.name), "a bias")),
+        None => Ok(()),
+    }
+}
+
+fn head_dim(keys: &mut Keys<'_>, hidden_size: u32, num_heads: u32) -> Result<u32, FormatError> {
     let head_dim = match keys.u32("attention.key_length")? {
         Some(key_length) => key_length,
         None if hidden_size.checked_rem(num_heads) == Some(0) => hidden_size / num_heads,
@@ -104,7 +112,7 @@ fn head_dim(keys: &Keys<'_>, hidden_size: u32, num_heads: u32) -> Result<u32, Fo
     Ok(head_dim)
 }
 
-fn vocab_size(keys: &Keys<'_>) -> Result<u32, FormatError> {
+fn vocab_size(keys: &mut Keys<'_>) -> Result<u32, FormatError> {
     const TOKENS: &str = "tokenizer.ggml.tokens";
     if let Some(vocab_size) = keys.u32("vocab_size")? {
         return Ok(vocab_size);
@@ -127,7 +135,7 @@ fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
 }
 
 fn rope_scaling(
-    keys: &Keys<'_>,
+    keys: &mut Keys<'_>,
     gguf: &Gguf,
     file: &[u8],
     max_position_embeddings: u32,
@@ -184,42 +192,46 @@ fn rope_factors(gguf: &Gguf, file: &[u8]) -> Result<Option<Vec<f32>>, FormatErro
 struct Keys<'a> {
     metadata: &'a Metadata,
     prefix: String,
-    asked: RefCell<BTreeSet<String>>,
+    asked: BTreeSet<String>,
 }
 
 impl<'a> Keys<'a> {
     fn new(metadata: &'a Metadata, architecture: &str) -> Self {
-        Self { metadata, prefix: format!("{architecture}."), asked: RefCell::default() }
+        Self { metadata, prefix: format!("{architecture}."), asked: BTreeSet::new() }
     }
 
     fn full(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 
-    fn ask(&self, key: &str) -> String {
+    fn ask(&mut self, key: &str) -> String {
         let full = self.full(key);
-        self.asked.borrow_mut().insert(full.clone());
+        self.asked.insert(full.clone());
         full
     }
 
-    fn u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
+    fn u32(&mut self, key: &str) -> Result<Option<u32>, FormatError> {
         self.metadata.u32(&self.ask(key))
     }
 
-    fn f32(&self, key: &str) -> Result<Option<f32>, FormatError> {
+    fn f32(&mut self, key: &str) -> Result<Option<f32>, FormatError> {
         self.metadata.f32(&self.ask(key))
     }
 
-    fn string(&self, key: &str) -> Result<Option<&'a str>, FormatError> {
+    fn string(&mut self, key: &str) -> Result<Option<&'a str>, FormatError> {
         self.metadata.string(&self.ask(key))
     }
 
-    fn require<T>(&self, key: &str, value: Option<T>) -> Result<T, FormatError> {
-        value.ok_or_else(|| FormatError::missing(self.full(key)))
+    fn require<T>(
+        &mut self,
+        key: &str,
+        get: fn(&mut Self, &str) -> Result<Option<T>, FormatError>,
+    ) -> Result<T, FormatError> {
+        get(self, key)?.ok_or_else(|| FormatError::missing(self.full(key)))
     }
 
     /// A number that a file may also give layer by layer, if it is the same for all of them.
-    fn uniform_u32(&self, key: &str) -> Result<Option<u32>, FormatError> {
+    fn uniform_u32(&mut self, key: &str) -> Result<Option<u32>, FormatError> {
         let full = self.ask(key);
         if !matches!(self.metadata.get(&full), Some(Value::Array(_))) {
             return self.metadata.u32(&full);
@@ -233,10 +245,9 @@ impl<'a> Keys<'a> {
 
     /// Refuses every key that was not asked for, unless its value says that it changes nothing.
     fn refuse_the_rest(&self) -> Result<(), FormatError> {
-        let asked = self.asked.borrow();
         for (key, value) in self.metadata.iter() {
             let Some(suffix) = key.strip_prefix(&self.prefix) else { continue };
-            if !asked.contains(key) && !changes_nothing(suffix, value) {
+            if !self.asked.contains(key) && !changes_nothing(suffix, value) {
                 return Err(FormatError::unsupported(shortened(key), value));
             }
         }
