@@ -83,6 +83,7 @@ impl Scheduler {
             return;
         }
         let request = &mut self.requests[index];
+        request.expect_running().num_computed = row.end;
         let first_sampled = result.logprobs.start + row.num_scored;
         if row.num_scored > 0 {
             request.num_scored += row.num_scored;

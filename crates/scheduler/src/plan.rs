@@ -28,6 +28,8 @@ pub(crate) struct PlannedRow {
     pub(crate) request: RequestIndex,
     pub(crate) id: RequestId,
     pub(crate) attempt: u32,
+    /// The position after the row's last.
+    pub(crate) end: u32,
     pub(crate) num_scored: u32,
     pub(crate) samples: bool,
 }
@@ -113,15 +115,15 @@ impl Scheduler {
             }
             if plan.budget_tokens > 0 {
                 let num_blocks = running.table.blocks().len();
-                let wanted = num_tokens.min(running.num_planned + plan.budget_tokens);
-                let (planned, block_size) = (running.num_planned, self.config.block_size);
+                let (start, block_size) = (running.num_planned, self.config.block_size);
+                let wanted = chunk_end(start, num_tokens, plan.budget_tokens, block_size);
                 if self.take_blocks(place - 1, wanted, plan) {
                     self.push_row(index, wanted, num_blocks, plan);
                 } else {
                     plan.short_of_blocks = true;
                     // Less than wanted is better than nothing.
                     let fits = (num_blocks as u32 + self.kv.num_free()).saturating_mul(block_size).min(wanted);
-                    if fits > planned && self.kv.grow(&mut self.requests[index].expect_running().table, fits).is_ok() {
+                    if fits > start && self.kv.grow(&mut self.requests[index].expect_running().table, fits).is_ok() {
                         self.push_row(index, fits, num_blocks, plan);
                     }
                 }
@@ -143,7 +145,7 @@ impl Scheduler {
             // All its known tokens must fit beside what running requests still need for theirs, with a block to grow into
             // for each of them: otherwise it would be admitted only to be preempted.
             let reserved_blocks = plan.owed_blocks + self.running.len() as u32;
-            let end = num_tokens.min(num_cached + plan.budget_tokens);
+            let end = chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size);
             if needed_blocks + reserved_blocks > self.kv.num_free() || self.kv.grow(&mut table, end).is_err() {
                 self.kv.release(table, None);
                 break;
@@ -157,10 +159,16 @@ impl Scheduler {
             self.waiting.remove(&arrival);
             self.running.push(index);
             let slot = self.free_slots.pop().expect("there are as many slots as running requests may be");
-            let num_planned = num_cached;
             plan.owed_blocks += self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            request.running =
-                Some(Running { slot, table, num_planned, num_promised: num_cached, num_pending: 0, last_step: None });
+            request.running = Some(Running {
+                slot,
+                table,
+                num_planned: num_cached,
+                num_computed: num_cached,
+                num_promised: num_cached,
+                num_pending: 0,
+                last_step: None,
+            });
             self.push_open(index, plan);
             self.push_row(index, end, 0, plan);
         }
@@ -241,6 +249,7 @@ impl Scheduler {
             request: index,
             id: request.id,
             attempt: request.attempt,
+            end,
             num_scored: score_end.saturating_sub(score_start),
             samples,
         });
@@ -257,13 +266,37 @@ impl Scheduler {
         running.num_pending += u32::from(samples);
         running.last_step = Some(plan.step);
 
-        // A token that is still on the device has no key yet; its block is promised with a later row.
-        let num_known = end.min(num_tokens);
-        if num_known / self.config.block_size > running.num_promised / self.config.block_size {
-            self.kv.promise(&running.table, &request.keys, num_known, kv_step(plan.step));
-            running.num_promised = num_known;
+        let num_shareable = num_shareable(running, start, end.min(num_tokens)) / self.config.block_size;
+        if num_shareable * self.config.block_size > running.num_promised {
+            running.num_promised = num_shareable * self.config.block_size;
+            self.kv.promise(&running.table, &request.keys, running.num_promised, kv_step(plan.step));
         }
     }
+}
+
+/// Where a chunk from `start` ends: at the last known token, or as far as the budget goes. In the latter case at a block's
+/// border if it passes one, so that no block waits for the next chunk before it can be shared.
+fn chunk_end(start: u32, num_tokens: u32, budget_tokens: u32, block_size: u32) -> u32 {
+    let end = start + budget_tokens;
+    if end >= num_tokens {
+        return num_tokens;
+    }
+    let border = end - end % block_size;
+    if border > start { border } else { end }
+}
+
+/// How many positions may be promised with the step that computes `start..end` of them.
+///
+/// A promise is withdrawn if its step fails, or if the block before it is withdrawn. So a block may hold what this step
+/// computes and what is computed for certain, and nothing else: with another step in flight that could fail alone, only
+/// blocks that it does not touch.
+///
+/// ```text
+/// [ num_computed )[ in flight: start )[ this row: end )
+///                  ^ promised with its own step as far as it fills whole blocks; the rest waits until it is computed
+/// ```
+fn num_shareable(running: &Running, start: u32, end: u32) -> u32 {
+    if running.num_computed == start || running.num_promised == start { end } else { running.num_computed }
 }
 
 /// Appends items to an arena and names where they are; `None` if there were none.

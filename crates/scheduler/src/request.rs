@@ -75,7 +75,8 @@ impl core::error::Error for Refusal {}
 /// ```text
 /// tokens      0 ............. prompt_tokens ......... num_tokens ........ max_len
 ///             [ prompt       )[ output that was seen  )
-/// KV          [ planned rows: 0 .. num_planned )
+/// KV          [ num_computed )[ in flight  )num_planned
+/// index       [ num_promised )                            in full blocks
 /// ```
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -104,7 +105,9 @@ pub(crate) struct Running {
     pub(crate) table: BlockTable,
     /// Positions whose KV is there or will be once the steps in flight are done. The next row starts here.
     pub(crate) num_planned: u32,
-    /// Positions whose blocks were offered to the prefix index.
+    /// Positions whose KV is there: those of completed steps and of matched blocks.
+    pub(crate) num_computed: u32,
+    /// Positions whose blocks were offered to the prefix index; whole blocks.
     pub(crate) num_promised: u32,
     /// Rows in flight that sample: tokens which exist, but are not known yet.
     pub(crate) num_pending: u32,

@@ -1,7 +1,6 @@
 //! The scheduler's state and how requests enter and leave it. How a batch is chosen is in `plan`, what its results do in
 //! `complete`. Knows no clock.
 
-use core::mem;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use kv_paging::{KvCache, KvCacheConfig, Usage as BlockUsage};
@@ -197,6 +196,7 @@ impl Scheduler {
             let running = request.running.as_ref().expect("a running request holds a slot");
             assert!(slots.insert(running.slot), "slot {} has two owners", running.slot);
             let capacity = running.table.blocks().len() as u32 * self.config.block_size;
+            assert!(running.num_computed <= running.num_planned, "request {} is computed ahead of plan", request.id);
             assert!(running.num_planned <= capacity, "request {} was planned beyond its blocks", request.id);
             assert!(
                 running.num_planned < request.num_tokens() + running.num_pending,
@@ -251,17 +251,6 @@ impl Scheduler {
         self.free_slots.push(running.slot);
         let after = running.last_step.filter(|&step| Some(step) > self.last_retired);
         self.kv.release(running.table, after.map(kv_step));
-    }
-}
-
-impl Drop for Scheduler {
-    /// Gives every block back, so that the pool ends in a state that it recognises as sound.
-    fn drop(&mut self) {
-        for index in mem::take(&mut self.running) {
-            if let Some(running) = self.requests[index].running.take() {
-                self.kv.release(running.table, None);
-            }
-        }
     }
 }
 

@@ -1,0 +1,89 @@
+//! KV memory that remembers: for each slot of each block, the token whose KV it holds and a hash of all tokens before it.
+//! Knows no request; it is told who reads and writes.
+
+use serving_types::{BlockId, TokenId};
+
+use crate::FakeModel;
+
+/// What one slot of a block holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kv {
+    /// Nothing was ever written.
+    Unwritten,
+    /// What a failed step left, or what was computed from such.
+    Poison,
+    /// The KV of a token after a prefix.
+    Token { token: TokenId, prefix: u64 },
+}
+
+/// Why a prefix cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadError {
+    /// A failed step wrote it, directly or not.
+    Poison,
+    /// It holds something else: the error that the whole simulator exists to find.
+    Foreign { position: u32, block: BlockId },
+}
+
+/// The pool.
+#[derive(Debug)]
+pub(crate) struct ShadowKv {
+    model: FakeModel,
+    block_size: u32,
+    slots: Vec<Kv>,
+}
+
+impl ShadowKv {
+    pub(crate) fn new(model: FakeModel, num_blocks: u32, block_size: u32) -> Self {
+        Self { model, block_size, slots: vec![Kv::Unwritten; num_blocks as usize * block_size as usize] }
+    }
+
+    /// Reads the first `num_tokens` positions of a table, each checked to follow from the one before. Returns the hash of
+    /// all of them and writes the tokens over `context`.
+    pub(crate) fn attend(
+        &self,
+        table: &[BlockId],
+        num_tokens: u32,
+        context: &mut Vec<TokenId>,
+    ) -> Result<u64, ReadError> {
+        context.clear();
+        let mut before = self.model.root();
+        for position in 0..num_tokens {
+            let block = table[(position / self.block_size) as usize];
+            match self.slots[self.place(block, position)] {
+                Kv::Token { token, prefix } if prefix == self.model.extend(before, token) => {
+                    context.push(token);
+                    before = prefix;
+                }
+                Kv::Poison => return Err(ReadError::Poison),
+                Kv::Token { .. } | Kv::Unwritten => return Err(ReadError::Foreign { position, block }),
+            }
+        }
+        Ok(before)
+    }
+
+    /// Appends a token's KV after a prefix, and returns the prefix hash with it.
+    pub(crate) fn append(&mut self, table: &[BlockId], position: u32, before: u64, token: TokenId) -> u64 {
+        let prefix = self.model.extend(before, token);
+        let place = self.place(table[(position / self.block_size) as usize], position);
+        self.slots[place] = Kv::Token { token, prefix };
+        prefix
+    }
+
+    /// Spoils a position.
+    pub(crate) fn poison(&mut self, table: &[BlockId], position: u32) {
+        let place = self.place(table[(position / self.block_size) as usize], position);
+        self.slots[place] = Kv::Poison;
+    }
+
+    /// Copies a block whole.
+    pub(crate) fn copy(&mut self, from: BlockId, to: BlockId) {
+        let size = self.block_size as usize;
+        let (from, to) = (from.0 as usize * size, to.0 as usize * size);
+        self.slots.copy_within(from..from + size, to);
+    }
+
+    fn place(&self, block: BlockId, position: u32) -> usize {
+        (block.0 * self.block_size + position % self.block_size) as usize
+    }
+}
