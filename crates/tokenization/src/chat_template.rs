@@ -118,7 +118,7 @@ impl ChatTemplate {
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
         ];
-        let context: Value = defaults.into_iter().chain(special).chain(given).chain(fixed).collect();
+        let context = Value::from_pairs(defaults.into_iter().chain(special).chain(given).chain(fixed));
         let template = self.environment.get_template(NAME).map_err(|error| failed(&error))?;
         template.render(context).map_err(|error| failed(&error))
     }
