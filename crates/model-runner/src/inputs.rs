@@ -164,3 +164,197 @@ impl InputPreparation {
         self.inputs.jobs.push(LogitJob { token_index, slot, choice });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{panic::catch_unwind, sync::Arc};
+
+    use serving_types::{BlockCopy, BlockId, CopyId, SamplingParams};
+
+    use super::*;
+
+    const LIMITS: ExecutorLimits = ExecutorLimits {
+        block_size: 4,
+        num_blocks: 10,
+        max_batch_tokens: 8,
+        max_batch_rows: 2,
+        max_model_len: 12,
+        vocab_size: 100,
+        max_top_logprobs: 3,
+        max_steps_in_flight: 1,
+    };
+
+    /// Slot 0 opens with a prompt of 6 tokens, scores the last two known ones and samples.
+    fn prefill() -> Batch {
+        let mut batch = Batch::new();
+        batch.step = StepId(1);
+        batch.tokens = vec![10, 11, 12, 13, 14, 15, 14, 15];
+        batch.blocks = vec![BlockId(7), BlockId(3)];
+        batch.opens.push(open(0, 6));
+        batch.rows.push(Row {
+            slot: RowSlot(0),
+            start: 0,
+            input: RowInput::Tokens(0..6),
+            new_blocks: 0..2,
+            score: Some(Score { first: 3, targets: 6..8, num_top: 2 }),
+            sample: true,
+        });
+        batch
+    }
+
+    /// The sampled token goes in, and the next one is sampled.
+    fn decode() -> Batch {
+        let mut batch = Batch::new();
+        batch.step = StepId(2);
+        batch.rows.push(Row {
+            slot: RowSlot(0),
+            start: 6,
+            input: RowInput::LastSampled,
+            new_blocks: 0..0,
+            score: None,
+            sample: true,
+        });
+        batch
+    }
+
+    fn open(slot: u32, num_prompt_tokens: u32) -> OpenSlot {
+        let sampling = Arc::new(SamplingParams::default());
+        OpenSlot { slot: RowSlot(slot), sampling, num_prompt_tokens, history: 0..0 }
+    }
+
+    #[test]
+    fn rows_become_one_flat_upload() {
+        let mut preparation = InputPreparation::new(LIMITS);
+        let mut row_jobs = Vec::new();
+        preparation.prepare(&prefill(), &mut row_jobs);
+        let slot = RowSlot(0);
+        let score =
+            |token_index, target| LogitJob { token_index, slot, choice: LogitChoice::Score { target, num_top: 2 } };
+        let sample = |token_index, output_position| LogitJob {
+            token_index,
+            slot,
+            choice: LogitChoice::Sample { output_position },
+        };
+        assert_eq!(row_jobs, [0..3]);
+        let expected = StepInputs {
+            token_ids: vec![10, 11, 12, 13, 14, 15],
+            fed: vec![],
+            positions: vec![0, 1, 2, 3, 4, 5],
+            token_rows: vec![0; 6],
+            row_starts: vec![0, 6],
+            row_slots: vec![slot],
+            context_lens: vec![6],
+            table_updates: vec![TableUpdate { slot, index: 0, block: 7 }, TableUpdate { slot, index: 1, block: 3 }],
+            jobs: vec![score(3, 14), score(4, 15), sample(5, 0)],
+        };
+        assert_eq!(preparation.inputs(), &expected);
+
+        // Behind the decode row, a second request begins in a chunk that samples nothing.
+        let mut batch = decode();
+        batch.opens.push(open(1, 3));
+        batch.tokens = vec![20, 21];
+        batch.blocks = vec![BlockId(9)];
+        let input = RowInput::Tokens(0..2);
+        batch.rows.push(Row { slot: RowSlot(1), start: 0, input, new_blocks: 0..1, score: None, sample: false });
+        preparation.prepare(&batch, &mut row_jobs);
+        assert_eq!(row_jobs, [0..1, 1..1]);
+        let expected = StepInputs {
+            token_ids: vec![0, 20, 21],
+            fed: vec![(0, slot)],
+            positions: vec![6, 0, 1],
+            token_rows: vec![0, 1, 1],
+            row_starts: vec![0, 1, 3],
+            row_slots: vec![slot, RowSlot(1)],
+            context_lens: vec![7, 2],
+            table_updates: vec![TableUpdate { slot: RowSlot(1), index: 0, block: 9 }],
+            jobs: vec![sample(0, 1)],
+        };
+        assert_eq!(preparation.inputs(), &expected);
+    }
+
+    /// Whether a batch is refused after the sound prefill, with a message that has `expected` in it.
+    fn check(expected: &str, first: Batch, second: Option<Batch>) {
+        let outcome = catch_unwind(|| {
+            let mut preparation = InputPreparation::new(LIMITS);
+            preparation.prepare(&first, &mut Vec::new());
+            if let Some(second) = second {
+                preparation.prepare(&second, &mut Vec::new());
+            }
+        });
+        let panic = outcome.expect_err(expected);
+        let message = panic.downcast_ref::<String>().cloned();
+        let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let message = message.expect("a message");
+        assert!(message.contains(expected), "{message:?} should say {expected:?}");
+    }
+
+    fn prefill_with(edit: impl FnOnce(&mut Batch)) -> Batch {
+        let mut batch = prefill();
+        edit(&mut batch);
+        batch
+    }
+
+    fn decode_with(edit: impl FnOnce(&mut Batch)) -> Batch {
+        let mut batch = decode();
+        edit(&mut batch);
+        batch
+    }
+
+    /// The row, cut to one token, several times.
+    fn repeat_one_token(batch: &mut Batch, times: usize) {
+        let row = Row { input: RowInput::Tokens(0..1), score: None, sample: false, ..batch.rows[0].clone() };
+        batch.rows = vec![row; times];
+        for row in &mut batch.rows[1..] {
+            row.new_blocks = 0..0;
+        }
+    }
+
+    #[test]
+    fn malformed_batches_are_bugs() {
+        let row = |batch: &mut Batch, edit: fn(&mut Row)| edit(&mut batch.rows[0]);
+        let copy = BlockCopy { id: CopyId(0), from: BlockId(0), to: BlockId(10) };
+        for (expected, batch) in [
+            ("token budget", prefill_with(|b| row(b, |r| r.input = RowInput::Tokens(0..9)))),
+            ("too many rows", prefill_with(|b| repeat_one_token(b, 3))),
+            ("two rows", prefill_with(|b| repeat_one_token(b, 2))),
+            ("copy writes", prefill_with(|b| b.copies.push(copy))),
+            ("does not exist", prefill_with(|b| b.opens[0].slot = RowSlot(2))),
+            ("does not exist", prefill_with(|b| row(b, |r| r.slot = RowSlot(2)))),
+            ("opened before", prefill_with(|b| b.opens.clear())),
+            ("has no prompt", prefill_with(|b| b.opens[0].num_prompt_tokens = 0)),
+            ("needs no history", prefill_with(|b| b.opens[0].history = 0..3)),
+            ("is empty", prefill_with(|b| row(b, |r| r.input = RowInput::Tokens(3..3)))),
+            ("exceeds the context", prefill_with(|b| row(b, |r| r.start = 7))),
+            ("do not cover", prefill_with(|b| row(b, |r| r.start = 3))),
+            ("outside of the pool", prefill_with(|b| b.blocks[1] = BlockId(10))),
+            ("not in the vocabulary", prefill_with(|b| b.tokens[2] = 100)),
+            ("target is not", prefill_with(|b| b.tokens[7] = 100)),
+            ("positions that are not", prefill_with(|b| row(b, |r| r.score.as_mut().expect("one").first = 5))),
+            ("too many log-prob", prefill_with(|b| row(b, |r| r.score.as_mut().expect("one").num_top = 4))),
+            ("sampled nothing", prefill_with(|b| row(b, |r| r.input = RowInput::LastSampled))),
+            ("inside of its prompt", prefill_with(|b| b.opens[0].num_prompt_tokens = 7)),
+        ] {
+            check(expected, batch, None);
+        }
+        for (expected, batch) in [
+            (
+                "sampled nothing",
+                decode_with(|b| {
+                    b.opens.push(open(0, 6));
+                    b.blocks = vec![BlockId(0)];
+                    (b.rows[0].start, b.rows[0].new_blocks) = (0, 0..1);
+                }),
+            ),
+            (
+                "is full",
+                decode_with(|b| {
+                    b.blocks = vec![BlockId(0); 2];
+                    b.rows[0].new_blocks = 0..2;
+                }),
+            ),
+            ("do not cover", decode_with(|b| b.rows[0].start = 8)),
+        ] {
+            check(expected, prefill(), Some(batch));
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! SmolLM2-135M-Instruct in Q4_1 against its reference: what transformers computes in float32 on the dequantised weights.
+
+use std::path::PathBuf;
+
+use backend_cpu::{CpuBackend, Precision};
+use model_runner::{Checkpoint, RunnerConfig};
+use serde::Deserialize;
+use serving_types::{SamplingParams, TokenId};
+use tensor_backend::Element;
+
+use crate::{
+    driver::{Ask, Driver, Position, runner_config},
+    tiny::parse_gguf,
+};
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+/// A chat, and its greedy continuation.
+#[derive(Deserialize)]
+struct Case {
+    prompt_ids: Vec<TokenId>,
+    output_ids: Vec<TokenId>,
+    /// Of each output token's position, most likely first.
+    top5_logprobs: Vec<Vec<(TokenId, f32)>>,
+}
+
+#[derive(Deserialize)]
+struct Perplexity {
+    ids: Vec<TokenId>,
+    ppl: f64,
+}
+
+fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> T {
+    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/smollm2")).join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Where the demo model is kept: `$PAGEWISE_TEST_MODEL`, or where `cargo xtask pull-demo` puts it.
+fn model_path() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("PAGEWISE_TEST_MODEL").unwrap_or_else(|| {
+        let cache = variable("PAGEWISE_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("pagewise")))
+            .unwrap_or_else(|| variable("HOME").unwrap_or_default().join(".cache/pagewise"));
+        cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    })
+}
+
+/// The model on the CPU, with room for every test here; `None`, said aloud, if the model is not on this machine.
+fn driver(precision: Precision) -> Option<Driver> {
+    let path = model_path();
+    let Ok(file) = std::fs::read(&path) else {
+        let absent = format!("the demo model is not at {}; fetch it with 'cargo xtask pull-demo'", path.display());
+        assert!(std::env::var_os("PAGEWISE_REQUIRE_MODEL").is_none_or(|value| value != "1"), "{absent}");
+        println!("skipped: {absent}");
+        return None;
+    };
+    let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
+    let kv_element = match precision {
+        Precision::Exact => Element::F32,
+        Precision::Native => Element::F16,
+    };
+    let config = RunnerConfig {
+        kv_cache: model_runner::KvBudget::Blocks(400),
+        kv_element,
+        max_model_len: 2048,
+        max_batch_tokens: 512,
+        max_top_logprobs: 5,
+        ..runner_config()
+    };
+    Some(Driver::new(CpuBackend::new(precision), &checkpoint, &config))
+}
+
+fn perplexity(positions: &[Position]) -> f64 {
+    let sum: f64 = positions.iter().map(|position| f64::from(-position.logprob)).sum();
+    (sum / positions.len() as f64).exp()
+}
+
+#[test]
+fn the_exact_path_gives_the_golden_ids_and_log_probabilities() {
+    let Some(mut driver) = driver(Precision::Exact) else { return };
+    let golden: Golden = fixture("golden.json");
+    let sampling = SamplingParams { logprobs: Some(5), ..SamplingParams::default() };
+    let mut sequences = Vec::new();
+    for (slot, case) in (0..).zip(&golden.cases) {
+        let mut sequence = driver.open(slot, &case.prompt_ids, &sampling);
+        driver.row(&mut sequence, &case.prompt_ids, Ask::sample());
+        sequences.push(sequence);
+    }
+    let num_steps = golden.cases[0].output_ids.len();
+    for step in 0..num_steps {
+        driver.run();
+        for (row, case) in golden.cases.iter().enumerate() {
+            assert_eq!(driver.sampled(row), case.output_ids[step], "chat {row}, output {step}");
+            let [position] = &driver.positions(row)[..] else { panic!("one position a row") };
+            for (rank, (found, wanted)) in position.top.iter().zip(&case.top5_logprobs[step]).enumerate() {
+                let difference = (found.1 - wanted.1).abs();
+                assert!(difference < 1e-3, "chat {row}, output {step}, rank {rank}: {found:?} for {wanted:?}");
+            }
+        }
+        if step + 1 < num_steps {
+            sequences.iter_mut().for_each(|sequence| driver.row_of_last_sampled(sequence, Ask::sample()));
+        }
+    }
+}
+
+#[test]
+fn the_exact_path_has_the_reference_perplexity() {
+    let Some(mut driver) = driver(Precision::Exact) else { return };
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let found = perplexity(&driver.score(0, &text.ids, 512, 0));
+    assert!((found / text.ppl - 1.0).abs() < 1e-3, "{found} for {}", text.ppl);
+}
+
+#[test]
+fn the_native_path_keeps_the_perplexity_however_the_prompt_is_cut() {
+    let Some(mut driver) = driver(Precision::Native) else { return };
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let scored = driver.score(0, &text.ids, 512, 0);
+    let found = perplexity(&scored);
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
+
+    // Chunks of other sizes, down to decode rows, give the same bits.
+    let start = &text.ids[..160];
+    for (slot, chunk) in [(1, 159), (2, 50), (3, 1)] {
+        assert_eq!(driver.score(slot, start, chunk, 0), scored[..159], "chunks of {chunk}");
+    }
+}
+
+#[test]
+fn the_native_path_agrees_where_the_reference_is_sure() {
+    let Some(mut driver) = driver(Precision::Native) else { return };
+    let golden: Golden = fixture("golden.json");
+    let mut num_sure = 0;
+    for (slot, case) in (0..).zip(&golden.cases) {
+        let ids = [case.prompt_ids.as_slice(), &case.output_ids].concat();
+        let scored = driver.score(slot, &ids, ids.len(), 1);
+        let outputs = &scored[case.prompt_ids.len() - 1..];
+        for (step, (position, top)) in outputs.iter().zip(&case.top5_logprobs).enumerate() {
+            if top[0].1 - top[1].1 > 0.2 {
+                num_sure += 1;
+                assert_eq!(position.top[0].0, top[0].0, "chat {slot}, output {step}");
+            }
+        }
+    }
+    assert!(num_sure > 200, "only {num_sure} positions were compared");
+}
