@@ -133,7 +133,9 @@ fn environment() -> Result<Environment<'static>, TemplateError> {
     environment.set_fuel(Some(MAX_TEMPLATE_FUEL));
     environment.set_recursion_limit(MAX_TEMPLATE_DEPTH);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", tojson);
+    environment.add_filter("tojson", |state: &State, value: &Value, indent: Option<usize>, options: Kwargs| {
+        tojson(state, value, indent, &options)
+    });
     environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
         Err(operation_error("raised by the template").with_source(Raised(message)))
     });
@@ -151,12 +153,12 @@ fn environment() -> Result<Environment<'static>, TemplateError> {
 struct Raised(String);
 
 /// transformers' `tojson`: `json.dumps` without escapes for HTML or non-ASCII characters.
-fn tojson(state: &State, value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
-    let indent = indent.or(kwargs.get("indent")?);
-    if kwargs.get::<Option<bool>>("ensure_ascii")? == Some(true) {
+fn tojson(state: &State, value: &Value, indent: Option<usize>, options: &Kwargs) -> Result<Value, minijinja::Error> {
+    let indent = indent.or(options.get("indent")?);
+    if options.get::<Option<bool>>("ensure_ascii")? == Some(true) {
         return Err(operation_error("tojson(ensure_ascii=true) is not supported"));
     }
-    kwargs.assert_all_used()?;
+    options.assert_all_used()?;
     let json = to_python_json(value, indent)
         .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     state.consume_fuel(json.len() as u64 / 64)?;

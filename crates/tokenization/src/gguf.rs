@@ -62,6 +62,7 @@ impl Tokenizer {
 }
 
 fn byte_level_bpe(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
+    refuse_true(metadata, ADD_SPACE_PREFIX)?;
     let pre_tokenizer = PreTokenizer::named(metadata.string(PRE)?.ok_or(TokenizerError::Missing { key: PRE })?)?;
     let types = token_types(metadata)?;
     let vocabulary = vocabulary(metadata, &types, |text, token_type| match token_type {
@@ -88,13 +89,7 @@ fn byte_level_bpe(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
 }
 
 fn sentencepiece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
-    if metadata.bool(REMOVE_EXTRA_WHITESPACES)?.unwrap_or(false) {
-        return Err(TokenizerError::Unsupported {
-            what: REMOVE_EXTRA_WHITESPACES,
-            name: "true".to_owned(),
-            supported: "false".to_owned(),
-        });
-    }
+    refuse_true(metadata, REMOVE_EXTRA_WHITESPACES)?;
     let types = token_types(metadata)?;
     let vocabulary = vocabulary(metadata, &types, |text, token_type| match token_type {
         TokenType::Normal | TokenType::Unused | TokenType::UserDefined => piece_bytes(text),
@@ -111,6 +106,13 @@ fn sentencepiece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
     let encoder =
         SentencePieceEncoder::new(&vocabulary, is_piece, scores, unknown.map(|id| id as TokenId), space_prefix)?;
     finish(metadata, vocabulary, Encoder::SentencePiece(encoder), true, space_prefix)
+}
+
+fn refuse_true(metadata: &Metadata, key: &'static str) -> Result<(), TokenizerError> {
+    match metadata.bool(key)? {
+        Some(true) => Err(TokenizerError::Unsupported { what: key, name: "true".into(), supported: "false".into() }),
+        _ => Ok(()),
+    }
 }
 
 /// `add_bos` says whether a text begins with BOS when the file does not.

@@ -2,6 +2,7 @@
 
 use model_format::Gguf;
 use model_format::gguf::Writer;
+use proptest::test_runner::{Config, RngSeed};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -18,6 +19,11 @@ pub(crate) fn json<T: DeserializeOwned>(name: &str) -> T {
 
 pub(crate) fn parse(gguf: &Writer) -> Gguf {
     Gguf::parse(&gguf.finish()).expect("a valid GGUF file")
+}
+
+/// The same cases in every run.
+pub(crate) fn fixed_seed(cases: u32) -> Config {
+    Config { cases, rng_seed: RngSeed::Fixed(0x5EED), failure_persistence: None, ..Config::default() }
 }
 
 /// One byte-level vocabulary under several pre-tokenizers.

@@ -167,6 +167,7 @@ fn broken_gguf_vocabularies_are_refused_with_the_reason() {
         ("gpt2", "tokenizer.ggml.merges", strings(&["a b", "a b"]), "merge 1, \"a b\", occurs twice"),
         ("gpt2", "tokenizer.ggml.bos_token_id", Some(4_u32.into()), "`tokenizer.ggml.bos_token_id` is 4"),
         ("gpt2", "tokenizer.ggml.add_eos_token", Some(true.into()), "`tokenizer.ggml.eos_token_id` is missing"),
+        ("gpt2", "tokenizer.ggml.add_space_prefix", Some(true.into()), "add_space_prefix `true`"),
         ("llama", "tokenizer.ggml.bos_token_id", None, "`tokenizer.ggml.bos_token_id` is missing"),
         ("llama", "tokenizer.ggml.scores", None, "no `tokenizer.ggml.scores`"),
         ("llama", "tokenizer.ggml.scores", Some(vec![0.0_f32].into()), "1 scores for 4 tokens"),
@@ -202,7 +203,7 @@ fn broken_tokenizer_json_files_are_refused_with_the_reason() {
         ("/model/type", json!("Nonsense"), "failed"),
         ("/model/merges/0", json!("zz zz"), "out of vocabulary"),
         // The tokenizers crate panics on this one: its sides are longer together than any token.
-        ("/model/vocab", json!({"a": 0, "b": 1}), "fail"),
+        ("/model/vocab", json!({"a": 0, "b": 1}), "out of range"),
         ("/model/vocab/!", json!(u32::MAX), "token id 4294967295"),
         ("/model/vocab/!", json!(5), "token id 5 is both"),
         ("/added_tokens/0/id", json!(3), "the id 3, and its vocabulary the id 0"),
