@@ -13,6 +13,8 @@ pub struct Faults {
     pub launch_failure: u32,
     /// That `finish` fails a step.
     pub finish_failure: u32,
+    /// `finish` fails this step in any case.
+    pub failed_step: Option<StepId>,
     /// That a row has a fault of its own.
     pub row_fault: u32,
     /// The device is lost when this step is launched.
@@ -27,7 +29,7 @@ impl Faults {
     }
 
     pub(crate) fn fails_finish(&self, step: StepId) -> bool {
-        self.draw(step, 2).chance(self.finish_failure)
+        self.failed_step == Some(step) || self.draw(step, 2).chance(self.finish_failure)
     }
 
     pub(crate) fn faults_row(&self, step: StepId, slot: RowSlot) -> bool {

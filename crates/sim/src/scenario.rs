@@ -133,23 +133,31 @@ impl Scenario {
     }
 }
 
-/// Requests whose prompts share prefixes, of two tenants.
+/// Requests of two tenants. Prompts share prefixes, and some come a step after another, so that they meet what that one
+/// is just computing.
 fn random_requests(random: &mut Random, limits: &ExecutorLimits, span_ms: u32) -> Vec<SimRequest> {
     let max_prompt = limits.max_model_len - 1;
     let families: Vec<Vec<TokenId>> = (0..random.pick(1..=3))
         .map(|_| (0..max_prompt).map(|_| random.pick(0..=limits.vocab_size - 1)).collect())
         .collect();
+    let mut arrival = Timestamp(0);
     (0..random.pick(1..=24))
         .map(|_| {
+            arrival = if random.chance(500) {
+                arrival.after(ms(1))
+            } else {
+                Timestamp(0).after(ms(random.pick(0..=span_ms)))
+            };
             let family = &families[random.pick(0..=families.len() as u32 - 1) as usize];
             let num_prompt_tokens = random.pick(1..=max_prompt);
-            let num_shared = random.pick(0..=num_prompt_tokens) as usize;
+            let num_shared =
+                if random.chance(500) { num_prompt_tokens } else { random.pick(0..=num_prompt_tokens) } as usize;
             let mut prompt = family[..num_shared].to_vec();
             prompt.resize_with(num_prompt_tokens as usize, || random.pick(0..=limits.vocab_size - 1));
             let sampling = random_sampling(random, limits);
             SimRequest {
-                arrival: Timestamp(0).after(ms(random.pick(0..=span_ms))),
-                salt: Salt::from_bytes([random.pick(0..=1) as u8; 32]),
+                arrival,
+                salt: Salt::from_bytes([u8::from(random.chance(200)); 32]),
                 ..SimRequest::new(prompt, sampling)
             }
         })
