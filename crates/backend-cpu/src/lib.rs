@@ -1,1 +1,242 @@
-//! Every op of the Backend trait on the CPU: a readable reference for each, and a fast one beside it.
+//! Every op of the `Backend` trait on the CPU: a readable reference for each, and a fast one beside it.
+//!
+//! There is one arithmetic for each stored weight format, at every batch size. [`Precision::Exact`] dequantises weights to
+//! f32 when they are loaded and multiplies in f32: the reference path. [`Precision::Native`] multiplies the stored formats
+//! directly: activations are quantised to blocks of 32 signed bytes, sums inside of a block are exact integers, and blocks
+//! are summed in f32 in ascending order. f16, bf16 and f32 weights are multiplied in f32, in ascending order. Neither the
+//! other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
+//!
+//! - `ops` has the ops: shapes, threads, cache blocking.
+//! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool.
+//! - `simd` has the inner loops in plain and vector versions, and all `unsafe`.
+//!
+//! The crate knows no models, requests or block allocation.
+
+mod buffer;
+mod error;
+mod float;
+mod inputs;
+mod instructions;
+mod kv;
+mod ops;
+mod panel;
+mod pool;
+mod quantise;
+mod simd;
+mod weight;
+
+pub use buffer::Buffer;
+pub use error::CpuError;
+pub use inputs::Inputs;
+pub use instructions::Instructions;
+pub use kv::Kv;
+pub use ops::{Sampler, Samples};
+pub use weight::Weight;
+
+use core::ops::Range;
+
+use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams};
+use tensor_backend::{
+    AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
+    RmsNorm, RopeAppend, Sample, SlotHistory, StepInputs, WeightPart, WeightRole,
+};
+
+use crate::ops::ProductScratch;
+use crate::pool::Pool;
+use crate::simd::Path;
+
+/// How weights are held and multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Precision {
+    /// Dequantised to f32 when loaded, f32 arithmetic: the reference.
+    Exact,
+    /// The stored formats, multiplied directly.
+    #[default]
+    Native,
+}
+
+/// What a [`CpuBackend`] is made from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuConfig {
+    /// Compute threads; `None`: as many as the machine has processors for this process.
+    pub threads: Option<usize>,
+    /// How weights are held and multiplied.
+    pub precision: Precision,
+}
+
+/// The CPU as a device. Ops run as they are called.
+#[derive(Debug)]
+pub struct CpuBackend {
+    pool: Pool,
+    path: Path,
+    precision: Precision,
+    scratch: ProductScratch,
+}
+
+impl CpuBackend {
+    /// A backend with its own threads and the fastest instructions of this machine.
+    ///
+    /// # Errors
+    /// The threads could not be started.
+    pub fn new(config: CpuConfig) -> Result<Self, CpuError> {
+        Self::with_instructions(config, Instructions::best())
+    }
+
+    /// A backend with forced instructions: to test and to compare.
+    ///
+    /// # Errors
+    /// The machine lacks the instructions, or the threads could not be started.
+    pub fn with_instructions(config: CpuConfig, instructions: Instructions) -> Result<Self, CpuError> {
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            path: Path::new(instructions)?,
+            pool: Pool::new(config.threads.unwrap_or(available).max(1))?,
+            precision: config.precision,
+            scratch: ProductScratch::default(),
+        })
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Buffer;
+    type Weight = Weight;
+    type Kv = Kv;
+    type Inputs = Inputs;
+    type Sampler = Sampler;
+    type Samples = Samples;
+    type Error = CpuError;
+
+    fn describe(&self) -> String {
+        let threads = self.pool.num_threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("cpu, {threads} thread{plural}, {}", self.path.instructions())
+    }
+
+    fn activation_element(&self) -> Element {
+        Element::F32
+    }
+
+    fn max_steps_in_flight(&self) -> u32 {
+        1
+    }
+
+    fn alloc(&mut self, rows: usize, cols: usize, element: Element) -> Result<Buffer, CpuError> {
+        if element != Element::F32 {
+            return Err(CpuError::ActivationElement(element));
+        }
+        Ok(Buffer::new(error::zeroed(rows * cols, 0.0, "activations")?, cols))
+    }
+
+    fn write(&mut self, buffer: &mut Buffer, values: &[f32]) -> Result<(), CpuError> {
+        buffer.write(values);
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: &Buffer, rows: Range<usize>) -> Result<Vec<f32>, CpuError> {
+        Ok(buffer.rows(rows).to_vec())
+    }
+
+    fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Weight, CpuError> {
+        Ok(Weight::load(parts, role, self.precision, &self.pool))
+    }
+
+    fn weight_bytes(&self, weight: &Weight) -> u64 {
+        weight.bytes()
+    }
+
+    fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole) -> u64 {
+        Weight::planned_bytes(parts, role, self.precision)
+    }
+
+    fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
+        Kv::new(layout)
+    }
+
+    fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CpuError> {
+        Ok(Inputs::new(limits))
+    }
+
+    fn upload(&mut self, inputs: &mut Inputs, step: &StepInputs) -> Result<(), CpuError> {
+        inputs.upload(step);
+        Ok(())
+    }
+
+    fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Sampler, CpuError> {
+        Ok(Sampler::new(slots, vocab_size, self.pool.num_threads()))
+    }
+
+    fn open_slot(
+        &mut self,
+        sampler: &mut Sampler,
+        slot: RowSlot,
+        params: &SamplingParams,
+        history: SlotHistory<'_>,
+    ) -> Result<(), CpuError> {
+        sampler.open_slot(slot, params, history);
+        Ok(())
+    }
+
+    fn new_samples(&mut self, max_jobs: usize, max_top: usize) -> Result<Samples, CpuError> {
+        Ok(Samples::new(max_jobs, max_top))
+    }
+
+    fn read_samples(
+        &mut self,
+        samples: &Samples,
+        row_jobs: &[Range<u32>],
+        output: &mut BatchOutput,
+    ) -> Result<(), CpuError> {
+        ops::read_samples(samples, row_jobs, output);
+        Ok(())
+    }
+
+    fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), CpuError> {
+        ops::embed(op);
+        Ok(())
+    }
+
+    fn rms_norm(&mut self, op: RmsNorm<'_, Self>) -> Result<(), CpuError> {
+        ops::rms_norm(self.path, &self.pool, op);
+        Ok(())
+    }
+
+    fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), CpuError> {
+        ops::add_rms_norm(self.path, &self.pool, op);
+        Ok(())
+    }
+
+    fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), CpuError> {
+        ops::matmul(self.path, &self.pool, &mut self.scratch, op);
+        Ok(())
+    }
+
+    fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CpuError> {
+        ops::gated_matmul(self.path, &self.pool, &mut self.scratch, op);
+        Ok(())
+    }
+
+    fn rope_append(&mut self, op: RopeAppend<'_, Self>) -> Result<(), CpuError> {
+        ops::rope_append(self.path, &self.pool, op);
+        Ok(())
+    }
+
+    fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), CpuError> {
+        ops::paged_attention(self.path, &self.pool, op);
+        Ok(())
+    }
+
+    fn gather_rows(&mut self, op: GatherRows<'_, Self>) -> Result<(), CpuError> {
+        ops::gather_rows(op);
+        Ok(())
+    }
+
+    fn sample(&mut self, op: Sample<'_, Self>) -> Result<(), CpuError> {
+        ops::sample(&self.pool, op);
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, kv: &mut Kv, copies: &[BlockCopy]) -> Result<(), CpuError> {
+        kv.copy_blocks(copies);
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! QK-norm, rotary embedding and the append to the KV pool. Knows heads and positions.
+
+use tensor_backend::RopeAppend;
+
+use crate::CpuBackend;
+use crate::kv::TokenPlace;
+use crate::pool::{Chunks, Pool};
+use crate::simd::{Path, rms_norm_row};
+
+/// Elements that are worth a thread.
+const GRAIN: usize = 1 << 14;
+
+/// Longest head that the stack scratch of the norm holds.
+const MAX_HEAD_DIM: usize = 1024;
+
+pub(crate) fn rope_append(path: Path, pool: &Pool, op: RopeAppend<'_, CpuBackend>) {
+    let step = op.inputs.step();
+    assert_eq!(op.rows, step.num_tokens());
+    let layout = *op.kv.layout();
+    let (head_dim, cols) = (layout.head_dim, op.qkv.cols());
+    let (q_cols, kv_cols) = (op.num_heads * head_dim, layout.num_kv_heads * head_dim);
+    assert_eq!(cols, q_cols + 2 * kv_cols);
+    assert_eq!(op.rope.cols(), head_dim);
+    assert!(head_dim.is_multiple_of(2));
+    assert!(head_dim <= MAX_HEAD_DIM);
+    let (rope, qk_norm) = (op.rope, &op.qk_norm);
+
+    pool.run(Chunks::new(op.qkv.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
+        rows.for_each(|token, row| {
+            let rotation = rope.row(step.positions[token] as usize);
+            for (index, head) in row[..q_cols + kv_cols].chunks_exact_mut(head_dim).enumerate() {
+                if let Some(norm) = qk_norm {
+                    let weight = if index < op.num_heads { norm.q_weight } else { norm.k_weight };
+                    let mut normed = [0.0; MAX_HEAD_DIM];
+                    let normed = &mut normed[..head_dim];
+                    rms_norm_row(path, head, weight.row(0), norm.eps, normed);
+                    head.copy_from_slice(normed);
+                }
+                rotate(head, rotation);
+            }
+        });
+    });
+
+    for token in 0..op.rows {
+        let row = op.qkv.row(token);
+        let position = step.positions[token] as usize;
+        let slot = step.row_slots[step.token_rows[token] as usize];
+        let block = op.inputs.table(slot)[position / layout.block_size] as usize;
+        let place = TokenPlace { layer: op.layer, block, slot: position % layout.block_size };
+        op.kv.append(place, &row[q_cols..q_cols + kv_cols], &row[q_cols + kv_cols..]);
+    }
+}
+
+/// Rotates the pairs `(x[i], x[i + half])` by the angles whose cosines, then sines, are `rotation`.
+fn rotate(head: &mut [f32], rotation: &[f32]) {
+    let half = head.len() / 2;
+    let (first, second) = head.split_at_mut(half);
+    let (cosines, sines) = rotation.split_at(half);
+    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+    }
+}

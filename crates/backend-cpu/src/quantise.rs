@@ -1,0 +1,65 @@
+//! Activations as blocks of 32 signed bytes with one scale. Knows one row at a time.
+
+/// Elements of a block.
+pub(crate) const BLOCK: usize = 32;
+
+/// 32 activations: `x[i] = scale * quants[i / 4][i % 4]`, with quants in -127..=127.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+#[repr(C)]
+pub(crate) struct ActivationBlock {
+    /// In fours, as the dot-product instructions take them.
+    pub(crate) quants: [[i8; 4]; BLOCK / 4],
+    pub(crate) scale: f32,
+    /// `scale` times the sum of all quants: what a weight block's minimum multiplies.
+    pub(crate) scaled_sum: f32,
+    /// Sums of the first and the last 16 quants: what a weight's integer offset multiplies.
+    pub(crate) half_sums: [i32; 2],
+}
+
+/// Quantises a block: the largest magnitude becomes 127, the others the nearest integer, ties to even.
+///
+/// A block with a NaN or an infinity gets the scale NaN, so that every product with it is NaN. A block whose largest
+/// magnitude is below 1e-36 is taken as zeros: `127 / max` would overflow.
+#[inline(always)]
+pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
+    // Magnitudes compare like their bits, with NaN above infinity.
+    let max_bits = values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF));
+    let max = f32::from_bits(max_bits);
+    let finite = max_bits < 0x7F80_0000;
+    let inverse = if finite && max > 1e-36 { 127.0 / max } else { 0.0 };
+    let scale = if !finite {
+        f32::NAN
+    } else if max > 1e-36 {
+        max / 127.0
+    } else {
+        0.0
+    };
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    let mut quants = [0_i8; BLOCK];
+    for (quant, value) in quants.iter_mut().zip(values) {
+        *quant = (value * inverse + ROUND).to_bits() as i8;
+    }
+    if !finite {
+        quants = [0; BLOCK];
+    }
+    let sum = |half: &[i8]| half.iter().map(|&quant| i32::from(quant)).sum::<i32>();
+    let half_sums = [sum(&quants[..16]), sum(&quants[16..])];
+    for (four, quants) in out.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
+        *four = *quants;
+    }
+    out.scale = scale;
+    out.scaled_sum = scale * (half_sums[0] + half_sums[1]) as f32;
+    out.half_sums = half_sums;
+}
+
+/// Quantises a row, whose length is a multiple of 32.
+#[inline(always)]
+pub(crate) fn quantise_row(row: &[f32], out: &mut [ActivationBlock]) {
+    let (blocks, rest) = row.as_chunks::<BLOCK>();
+    assert!(rest.is_empty());
+    assert_eq!(blocks.len(), out.len());
+    for (block, out) in blocks.iter().zip(out) {
+        quantise_block(block, out);
+    }
+}

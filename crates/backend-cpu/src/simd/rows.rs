@@ -1,0 +1,184 @@
+//! Loops over single rows: norm, gate, softmax, quantisation. They are written once, as plain code over lanes of a fixed
+//! number, and compiled for each [`Path`]: the compiler vectorises them, and as no reduction depends on the width of a
+//! vector, the bits are the same.
+
+use super::Path;
+use crate::Instructions;
+use crate::quantise::{self, ActivationBlock};
+
+/// Partial sums of a reduction.
+const LANES: usize = 16;
+
+/// Compiles a function of plain code for every path.
+macro_rules! for_every_path {
+    ($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $body:path) => {
+        $(#[$doc])*
+        pub(crate) fn $name(path: Path, $($arg: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $type),*) $(-> $result)? {
+                $body($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $type),*) $(-> $result)? {
+                $body($($arg),*)
+            }
+            match path.instructions() {
+                // SAFETY: the path proves that the machine has these instructions.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 => unsafe { avx512($($arg),*) },
+                _ => $body($($arg),*),
+            }
+        }
+    };
+}
+
+for_every_path! {
+    /// Quantises a row of activations, whose length is a multiple of 32.
+    quantise_row(row: &[f32], out: &mut [ActivationBlock]) = quantise::quantise_row
+}
+
+for_every_path! {
+    /// `out = x / sqrt(mean(x²) + eps) * weight`.
+    rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm
+}
+
+for_every_path! {
+    /// `out = silu(gate) * up`.
+    silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = gate_up
+}
+
+for_every_path! {
+    /// Takes a chunk of scores into a running softmax: they become weights relative to the new maximum. Returns the factor
+    /// by which what was summed before must shrink.
+    softmax_chunk(scores: &mut [f32], scale: f32, state: &mut Softmax) -> f32 = softmax
+}
+
+/// Running maximum and sum of a softmax.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Softmax {
+    max: f32,
+    pub(crate) sum: f32,
+}
+
+impl Softmax {
+    pub(crate) const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+}
+
+/// The sum of lanes, in halves.
+#[inline(always)]
+fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+#[inline(always)]
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mut lanes = [0.0_f32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = x.mul_add(x, *lane);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = x.mul_add(x, *lane);
+    }
+    let mean = sum_lanes(lanes) / x.len() as f32;
+    let inverse = 1.0 / (mean + eps).sqrt();
+    for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * inverse * weight;
+    }
+}
+
+#[inline(always)]
+fn gate_up(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+#[inline(always)]
+fn softmax(scores: &mut [f32], scale: f32, state: &mut Softmax) -> f32 {
+    let mut maxima = [state.max; LANES];
+    let (whole, rest) = scores.as_chunks_mut::<LANES>();
+    for chunk in &mut *whole {
+        for (max, score) in maxima.iter_mut().zip(chunk) {
+            *score *= scale;
+            *max = if *score > *max { *score } else { *max };
+        }
+    }
+    for (max, score) in maxima.iter_mut().zip(&mut *rest) {
+        *score *= scale;
+        *max = if *score > *max { *score } else { *max };
+    }
+    let max = maxima.into_iter().fold(f32::NEG_INFINITY, |max, lane| if lane > max { lane } else { max });
+
+    let mut sums = [0.0; LANES];
+    for chunk in whole {
+        for (sum, score) in sums.iter_mut().zip(chunk) {
+            *score = exp(*score - max);
+            *sum += *score;
+        }
+    }
+    for (sum, score) in sums.iter_mut().zip(rest) {
+        *score = exp(*score - max);
+        *sum += *score;
+    }
+    let shrink = exp(state.max - max);
+    state.sum = state.sum.mul_add(shrink, sum_lanes(sums));
+    state.max = max;
+    shrink
+}
+
+/// `e^x` within 2 units in the last place; 0 below -87, and at most `e^88`. NaN stays NaN.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`; `ln 2` is split in two (Cody and Waite, 1980), `e^r` is the polynomial of
+/// Cephes' `expf`, and `2^n` is built in the exponent field. No branch, no call.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LOWEST: f32 = -87.0;
+    const HIGHEST: f32 = 88.0;
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < LOWEST { LOWEST } else { x };
+    let clamped = if clamped > HIGHEST { HIGHEST } else { clamped };
+    let shifted = clamped.mul_add(core::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, clamped));
+    let mut p = 1.987_569_1e-4_f32;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p.mul_add(r, c);
+    }
+    let fraction = p.mul_add(r * r, r + 1.0);
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < LOWEST { 0.0 } else { fraction * power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_agrees_with_double_precision() {
+        for i in -87_000..=88_000 {
+            let x = i as f32 / 1000.0;
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - expected).abs() / expected;
+            assert!(error < 2.4e-7, "e^{x}: {error}");
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+}
