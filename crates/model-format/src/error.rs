@@ -76,11 +76,11 @@ impl FormatError {
     }
 
     pub(crate) fn missing(key: impl Display) -> Self {
-        Self::Missing { key: key.to_string() }
+        Self::Missing { key: shortened(&key.to_string()) }
     }
 
     pub(crate) fn unsupported(key: impl Display, value: impl Display) -> Self {
-        Self::Unsupported { key: key.to_string(), value: shortened(&value.to_string()) }
+        Self::Unsupported { key: shortened(&key.to_string()), value: shortened(&value.to_string()) }
     }
 }
 

@@ -65,7 +65,7 @@ impl<'a> Object<'a> {
     /// Takes the text of a field that is not `null`.
     pub(crate) fn take_text(&mut self, key: &str) -> Option<&'a str> {
         let found = self.fields.iter().position(|(name, _)| name == key)?;
-        let (_, value) = self.fields.swap_remove(found);
+        let (_, value) = self.fields.remove(found);
         Some(value.get()).filter(|text| *text != "null")
     }
 

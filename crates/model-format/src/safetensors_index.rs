@@ -69,7 +69,7 @@ impl SafetensorsIndex {
     /// The first tensor that is missing or misplaced.
     pub fn check_shard(&self, shard: &str, file: &Safetensors) -> Result<(), FormatError> {
         if let Some((name, _)) = self.tensors().find(|(name, of)| *of == shard && file.tensor(name).is_none()) {
-            return Err(FormatError::missing(format_args!("{} in {}", shortened(name), shortened(shard))));
+            return Err(FormatError::missing(format_args!("{name} in {shard}")));
         }
         if let Some(tensor) = file.tensors().iter().find(|tensor| self.shard_of(&tensor.name) != Some(shard)) {
             return Err(FormatError::corrupt(format_args!(

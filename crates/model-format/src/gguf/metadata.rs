@@ -173,7 +173,7 @@ impl Metadata {
 }
 
 fn read_value(reader: &mut Reader<'_>, key: &str) -> Result<Value, FormatError> {
-    let what = format_args!("the value of `{key}`").to_string();
+    let what = format!("the value of `{key}`");
     let value_type = reader.u32(&what)?;
     Ok(match value_type {
         value_type::U8 => Value::U8(u8::from_le_bytes(reader.array(&what)?)),

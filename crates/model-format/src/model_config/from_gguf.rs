@@ -5,17 +5,17 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ConfigSource, ModelConfig, RopeConfig, RopeScaling,
+    ConfigSource, ModelConfig, RopeConfig, RopeScaling, ensure,
     rope::{YARN_BETA_FAST, YARN_BETA_SLOW, yarn_attention_factor},
 };
 use crate::{
     FormatError, Gguf, TensorFormat, dequantize,
-    error::shortened,
     gguf::{Metadata, Value},
 };
 
 /// llama.cpp's default where a file does not say.
 const DEFAULT_ROPE_THETA: f32 = 10_000.0;
+const MAX_ARCHITECTURE_BYTES: usize = 64;
 const ROPE_FREQS: &str = "rope_freqs.weight";
 
 impl ModelConfig {
@@ -23,7 +23,13 @@ impl ModelConfig {
     /// architecture is refused as such and not for the first of its unknown keys.
     pub fn architecture_from_gguf(gguf: &Gguf) -> Result<&str, FormatError> {
         const KEY: &str = "general.architecture";
-        gguf.metadata().string(KEY)?.ok_or_else(|| FormatError::missing(KEY))
+        let architecture = gguf.metadata().string(KEY)?.ok_or_else(|| FormatError::missing(KEY))?;
+        // It becomes part of every key and message.
+        ensure(
+            architecture.len() <= MAX_ARCHITECTURE_BYTES,
+            format_args!("`{KEY}` has {} bytes; at most {MAX_ARCHITECTURE_BYTES} are allowed", architecture.len()),
+        )?;
+        Ok(architecture)
     }
 
     /// The hyperparameters in a GGUF file. `file` is the bytes that `gguf` was parsed from; the divisors of scaled rotary
@@ -88,7 +94,7 @@ fn refuse_other_biases(gguf: &Gguf) -> Result<(), FormatError> {
     const IMPLEMENTED: [&str; 3] = [".attn_q.bias", ".attn_k.bias", ".attn_v.bias"];
     let is_other = |name: &str| name.ends_with(".bias") && !IMPLEMENTED.iter().any(|bias| name.ends_with(bias));
     match gguf.tensors().iter().find(|tensor| is_other(&tensor.name)) {
-        Some(tensor) => Err(FormatError::unsupported(shortened(&tensor.name), "a bias")),
+        Some(tensor) => Err(FormatError::unsupported(&tensor.name, "a bias")),
         None => Ok(()),
     }
 }
@@ -192,7 +198,7 @@ fn rope_factors(gguf: &Gguf, file: &[u8]) -> Result<Option<Vec<f32>>, FormatErro
 struct Keys<'a> {
     metadata: &'a Metadata,
     prefix: String,
-    asked: BTreeSet<String>,
+    asked: BTreeSet<&'static str>,
 }
 
 impl<'a> Keys<'a> {
@@ -204,34 +210,33 @@ impl<'a> Keys<'a> {
         format!("{}{key}", self.prefix)
     }
 
-    fn ask(&mut self, key: &str) -> String {
-        let full = self.full(key);
-        self.asked.insert(full.clone());
-        full
+    fn ask(&mut self, key: &'static str) -> String {
+        self.asked.insert(key);
+        self.full(key)
     }
 
-    fn u32(&mut self, key: &str) -> Result<Option<u32>, FormatError> {
+    fn u32(&mut self, key: &'static str) -> Result<Option<u32>, FormatError> {
         self.metadata.u32(&self.ask(key))
     }
 
-    fn f32(&mut self, key: &str) -> Result<Option<f32>, FormatError> {
+    fn f32(&mut self, key: &'static str) -> Result<Option<f32>, FormatError> {
         self.metadata.f32(&self.ask(key))
     }
 
-    fn string(&mut self, key: &str) -> Result<Option<&'a str>, FormatError> {
+    fn string(&mut self, key: &'static str) -> Result<Option<&'a str>, FormatError> {
         self.metadata.string(&self.ask(key))
     }
 
     fn require<T>(
         &mut self,
-        key: &str,
-        get: fn(&mut Self, &str) -> Result<Option<T>, FormatError>,
+        key: &'static str,
+        get: fn(&mut Self, &'static str) -> Result<Option<T>, FormatError>,
     ) -> Result<T, FormatError> {
         get(self, key)?.ok_or_else(|| FormatError::missing(self.full(key)))
     }
 
     /// A number that a file may also give layer by layer, if it is the same for all of them.
-    fn uniform_u32(&mut self, key: &str) -> Result<Option<u32>, FormatError> {
+    fn uniform_u32(&mut self, key: &'static str) -> Result<Option<u32>, FormatError> {
         let full = self.ask(key);
         if !matches!(self.metadata.get(&full), Some(Value::Array(_))) {
             return self.metadata.u32(&full);
@@ -247,8 +252,8 @@ impl<'a> Keys<'a> {
     fn refuse_the_rest(&self) -> Result<(), FormatError> {
         for (key, value) in self.metadata.iter() {
             let Some(suffix) = key.strip_prefix(&self.prefix) else { continue };
-            if !self.asked.contains(key) && !changes_nothing(suffix, value) {
-                return Err(FormatError::unsupported(shortened(key), value));
+            if !self.asked.contains(suffix) && !changes_nothing(suffix, value) {
+                return Err(FormatError::unsupported(key, value));
             }
         }
         Ok(())

@@ -128,7 +128,7 @@ fn memory_stays_in_proportion() {
         format!(r#"{{"t":{{"dtype":"F32","shape":[{}],"data_offsets":[0,4]}}}}"#, vec!["1"; 50_000].join(","));
     let deep = format!("{}{}", r#"{"a":"#.repeat(50_000), "}".repeat(50_000));
     let deep_list = format!(r#"{{"rope_scaling":{}"#, "[".repeat(100_000));
-    let long_key = format!(r#"{{"{}":1}}"#, "k".repeat(100_000));
+    let long_key = config_json::edited("qwen3-0.6b", &[(&"k".repeat(100_000), "1")]);
     let parsers: [(&str, Parse); 4] = [
         ("safetensors", |bytes| {
             let file = [&(bytes.len() as u64).to_le_bytes(), bytes].concat();

@@ -145,6 +145,7 @@ fn refused_by_name() {
     let with_tensor = |expected: &'static str, name: &'static str, len: usize| (expected, vec![], vec![(name, len)]);
     let cases = [
         case("`general.architecture` is missing", "general.architecture", None),
+        case("`general.architecture` has 100000 bytes", "general.architecture", some("a".repeat(100_000))),
         case("`general.type` = adapter", "general.type", some("adapter")),
         case("`split.count` = 3", "split.count", some(3_u32)),
         case("`general.quantization_version` = 1", "general.quantization_version", some(1_u32)),

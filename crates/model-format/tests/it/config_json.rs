@@ -146,12 +146,15 @@ fn accepted_variants() {
     assert_eq!(window(&[("use_sliding_window", "true"), ("layer_types", &layer_types)]), None);
 }
 
+/// What the message says, the fixture, and its edits.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 #[test]
 fn refused_by_name() {
     let mixed: Vec<&str> = (0..24).map(|i| if i < 3 { "full_attention" } else { "sliding_attention" }).collect();
     let mixed = serde_json::to_string(&mixed).expect("JSON");
     let mixed_layers = [("use_sliding_window", "true"), ("layer_types", mixed.as_str())];
-    let cases: Vec<(&str, &str, &[(&str, &str)])> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("`architectures` is missing", LLAMA, &[("architectures", "")]),
         ("`architectures` =", LLAMA, &[("architectures", "[]")]),
         ("`architectures` =", LLAMA, &[("architectures", r#"["A", "B"]"#)]),
