@@ -1,6 +1,7 @@
 //! The step loop without IO: commands and time in, events out, one executor. Knows no clock, thread or channel.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use kv_paging::PrefixCaching;
 use scheduler::{ConfigError, NewRequest, Planned, Scheduler, SchedulerConfig, Update};
@@ -61,6 +62,12 @@ pub struct EngineCore {
     batch: Batch,
     output: BatchOutput,
     updates: Vec<Update>,
+}
+
+impl fmt::Debug for EngineCore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineCore").field("stats", &self.stats()).finish_non_exhaustive()
+    }
 }
 
 /// A planned step between launch and finish.

@@ -1,5 +1,6 @@
 //! The handles that other threads hold: [`Engine`] for the whole, [`RequestHandle`] for one request. Knows no step.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -244,6 +245,12 @@ impl Engine {
     }
 }
 
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("health", &self.health()).finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     pub(crate) fn now(&self) -> Timestamp {
         Timestamp::default().after(self.origin.elapsed())
@@ -331,6 +338,12 @@ impl RequestHandle {
             Event::PromptLogprobs { .. } => {}
         }
         event
+    }
+}
+
+impl fmt::Debug for RequestHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestHandle").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

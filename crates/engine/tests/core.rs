@@ -1,11 +1,12 @@
 //! The core in virtual time over an executor whose KV memory is checked: sharing, chunking, preemption and failures change
 //! nothing that a request can see but when it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use engine::Step;
-use serving_types::{ExecutorLimits, FinishReason, SamplingParams, StepId, Timestamp, TokenId};
-use sim::{Faults, Report, Scenario, SimRequest, Transcript, run, small_limits};
+use engine::{Command, EngineConfig, EngineCore, EngineRequest, Event, PrefixKeys, Salt, Step};
+use serving_types::{ExecutorLimits, FinishReason, RequestId, SamplingParams, StepId, Timestamp, TokenId};
+use sim::{FakeExecutor, FakeModel, Faults, Report, Scenario, SimRequest, Transcript, run, small_limits};
 
 /// Tokens that no other start value gives.
 fn tokens(start: u32, num_tokens: u32) -> Vec<TokenId> {
@@ -45,6 +46,19 @@ fn roomy(max_steps_in_flight: u32) -> ExecutorLimits {
         max_steps_in_flight,
         ..small_limits()
     }
+}
+
+fn core(limits: ExecutorLimits) -> EngineCore {
+    let model = FakeModel { seed: 1, vocab_size: limits.vocab_size };
+    let executor = FakeExecutor::new(model, limits, Faults::default());
+    EngineCore::new(Box::new(executor), EngineConfig::default()).unwrap()
+}
+
+fn submit(id: u64, prompt: &[TokenId], sampling: SamplingParams, block_size: u32) -> Command {
+    let mut keys = PrefixKeys::new(&Salt::default(), block_size);
+    keys.extend(prompt);
+    let (id, sampling) = (RequestId(id), Arc::new(sampling));
+    Command::Submit(Box::new(EngineRequest { id, prompt: keys, sampling, deadline: None }))
 }
 
 /// The request as it is answered when nobody else is there.
@@ -151,22 +165,10 @@ fn impossible_requests_are_refused_with_the_reason() {
         (limits, vec![1, 50, 51], greedy(1), "token 50 is not in the model's vocabulary"),
         (limits, tokens(1, 3), SamplingParams { logprobs: Some(6), ..greedy(1) }, "logprobs asks for the 6"),
     ] {
-        let mut core = engine::EngineCore::new(
-            Box::new(sim::FakeExecutor::new(sim::FakeModel { seed: 1, vocab_size: 50 }, limits, Faults::default())),
-            engine::EngineConfig::default(),
-        )
-        .unwrap();
-        let mut keys = engine::PrefixKeys::new(&engine::Salt::default(), limits.block_size);
-        keys.extend(&prompt);
-        let id = serving_types::RequestId(9);
-        let request =
-            engine::EngineRequest { id, prompt: keys, sampling: std::sync::Arc::new(sampling), deadline: None };
         let mut outbox = Vec::new();
-        let step = core.step(Timestamp(0), &mut vec![engine::Command::Submit(Box::new(request))], &mut outbox);
-        assert_eq!(step, Step::Idle);
-        let [engine::Event::Finished { reason: FinishReason::Failed(cause), .. }] = &outbox[..] else {
-            panic!("{outbox:?}")
-        };
+        let mut inbox = vec![submit(9, &prompt, sampling, limits.block_size)];
+        assert_eq!(core(limits).step(Timestamp(0), &mut inbox, &mut outbox), Step::Idle);
+        let [Event::Finished { reason: FinishReason::Failed(cause), .. }] = &outbox[..] else { panic!("{outbox:?}") };
         assert!(cause.contains(expected), "{cause}");
     }
     // What just fits is taken.
@@ -192,6 +194,31 @@ fn cancels_and_deadlines_end_a_request_where_it_is() {
             } else if at_ms < 9 {
                 assert_eq!(reasons[1..], [FinishReason::Cancelled, FinishReason::Deadline]);
             }
+        }
+    }
+}
+
+#[test]
+fn a_cancel_frees_all_blocks_within_a_step() {
+    for max_steps_in_flight in [1, 2] {
+        for steps_before in 0..8 {
+            let mut core = core(roomy(max_steps_in_flight));
+            let mut inbox = vec![submit(1, &tokens(1, 30), greedy(30), 4), submit(2, &tokens(1, 24), greedy(30), 4)];
+            let mut outbox = Vec::new();
+            for _ in 0..steps_before {
+                core.step(Timestamp(0), &mut inbox, &mut outbox);
+            }
+            inbox.extend([Command::Cancel(RequestId(1)), Command::Cancel(RequestId(2))]);
+            outbox.clear();
+            core.step(Timestamp(0), &mut inbox, &mut outbox);
+            let ends = outbox.iter().map(|event| match event {
+                Event::Finished { id, reason, .. } => (id.0, reason.clone()),
+                event => panic!("{event:?} after the cancel"),
+            });
+            assert_eq!(ends.collect::<Vec<_>>(), [(1, FinishReason::Cancelled), (2, FinishReason::Cancelled)]);
+            let stats = core.stats();
+            assert_eq!((stats.num_running, stats.num_waiting), (0, 0));
+            assert_eq!((stats.blocks_active, stats.blocks_in_transit), (0, 0), "after {steps_before} steps");
         }
     }
 }

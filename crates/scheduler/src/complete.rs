@@ -24,7 +24,7 @@ impl Scheduler {
                 self.complete_row(index, row, (result, output), updates);
             }
         }
-        self.spare_steps.push(planned);
+        self.recycle(planned);
     }
 
     /// Ends the requests of the oldest step in flight, of which nothing was computed. Requests that matched blocks which
@@ -39,7 +39,7 @@ impl Scheduler {
                 self.end(index, FinishReason::Failed(cause.into()), updates);
             }
         }
-        self.spare_steps.push(planned);
+        self.recycle(planned);
         // From the youngest on, so that each removal leaves the places before it alone.
         for place in (0..self.running.len()).rev() {
             let index = self.running[place];
@@ -55,6 +55,12 @@ impl Scheduler {
         while let Some(planned) = self.in_flight.front() {
             self.retire(planned.step, StepOutcome::Failed);
         }
+    }
+
+    /// Keeps the memory of a step's rows.
+    fn recycle(&mut self, mut planned: PlannedStep) {
+        planned.rows.clear();
+        self.spare_rows.push(planned.rows);
     }
 
     fn retire(&mut self, step: StepId, outcome: StepOutcome) -> PlannedStep {

@@ -54,8 +54,7 @@ impl Scheduler {
     pub fn plan(&mut self, step: StepId, batch: &mut Batch) -> Planned {
         assert!(Some(step) > self.last_planned, "step {step} was planned already");
         batch.reset(step);
-        let mut rows = self.spare_steps.pop().map_or_else(Vec::new, |spare| spare.rows);
-        rows.clear();
+        let rows = self.spare_rows.pop().unwrap_or_default();
         let budget_tokens = self.config.max_batch_tokens;
         let mut plan = Plan { step, batch, rows, budget_tokens, owed_blocks: 0, short_of_blocks: false };
         self.plan_decodes(&mut plan);
@@ -64,12 +63,11 @@ impl Scheduler {
             self.plan_admissions(&mut plan);
         }
         self.stats.planned_tokens += u64::from(self.config.max_batch_tokens - plan.budget_tokens);
-        let planned = PlannedStep { step, rows: plan.rows };
-        if planned.rows.is_empty() {
-            self.spare_steps.push(planned);
+        if plan.rows.is_empty() {
+            self.spare_rows.push(plan.rows);
             return Planned::Idle;
         }
-        self.in_flight.push_back(planned);
+        self.in_flight.push_back(PlannedStep { step, rows: plan.rows });
         self.last_planned = Some(step);
         Planned::Batch
     }
@@ -80,8 +78,8 @@ impl Scheduler {
         // Preemption shortens the list behind `place` only.
         while place < self.running.len() && plan.budget_tokens > 0 {
             let index = self.running[place];
-            let request = self.requests.get(index).expect("the request is running");
-            let running = request.running.as_ref().expect("the request is running");
+            let request = &self.requests[index];
+            let running = request.running.as_ref().expect("the request is in the running list");
             let is_decode = running.num_planned + 1 == request.num_tokens() + running.num_pending;
             // With a sample in flight the row's input is that very sample. The device holds it for one step only, and the
             // request may end with it.
@@ -186,14 +184,11 @@ impl Scheduler {
             if self.kv.usage().in_transit > 0 {
                 return false;
             }
-            let step = Some(plan.step);
-            let later = self.running[place + 1..].iter().rev().copied();
-            let Some(youngest) = later.into_iter().find(|&later| {
-                let running = self.requests[later].running.as_ref();
-                running.is_some_and(|running| running.last_step != step)
-            }) else {
-                return false;
+            let has_row = |later: RequestIndex| {
+                self.requests[later].running.as_ref().is_some_and(|running| running.last_step == Some(plan.step))
             };
+            let mut later = self.running[place + 1..].iter().rev().copied();
+            let Some(youngest) = later.find(|&later| !has_row(later)) else { return false };
             self.preempt(youngest);
             plan.short_of_blocks = true;
         }
@@ -218,8 +213,8 @@ impl Scheduler {
     /// `first_new_block` on are new to the executor.
     fn push_row(&mut self, index: RequestIndex, end: u32, first_new_block: usize, plan: &mut Plan<'_>) {
         let request = &mut self.requests[index];
-        let num_tokens = request.num_tokens();
-        let running = request.running.as_mut().expect("the request is running");
+        let (num_tokens, num_to_score) = (request.num_tokens(), request.num_to_score());
+        let running = request.running.as_mut().expect("the request is in the running list");
         let start = running.num_planned;
         let batch = &mut *plan.batch;
 
@@ -231,9 +226,7 @@ impl Scheduler {
         let new_blocks = running.table.blocks()[first_new_block..].iter().map(|block| BlockId(block.index()));
         let new_blocks = push_range(&mut batch.blocks, new_blocks).unwrap_or(0..0);
 
-        // Positions to score: those of the row that are, in the whole request, neither scored already nor the last of
-        // the prompt.
-        let num_to_score = if request.sampling.prompt_logprobs.is_some() { request.usage.prompt_tokens - 1 } else { 0 };
+        // Not again those that were scored before a preemption.
         let (score_start, score_end) = (start.max(request.num_scored), end.min(num_to_score));
         let score = (score_start < score_end).then(|| {
             let targets = request.keys.tokens()[score_start as usize + 1..=score_end as usize].iter().copied();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kv_paging::{KvCache, KvCacheConfig, Usage as BlockUsage};
 use serving_types::{FinishReason, RequestId, RowSlot, StepId, Timestamp, Usage};
 
-use crate::plan::PlannedStep;
+use crate::plan::{PlannedRow, PlannedStep};
 use crate::request::{Request, RequestIndex, RequestSlab};
 use crate::{ConfigError, NewRequest, Refusal, SchedulerConfig, Update};
 
@@ -25,8 +25,8 @@ pub struct Scheduler {
     pub(crate) free_slots: Vec<RowSlot>,
     /// Planned and not yet completed or failed, oldest first.
     pub(crate) in_flight: VecDeque<PlannedStep>,
-    /// Row lists of past steps, for reuse.
-    pub(crate) spare_steps: Vec<PlannedStep>,
+    /// Emptied row lists of past steps, for reuse.
+    pub(crate) spare_rows: Vec<Vec<PlannedRow>>,
     pub(crate) last_planned: Option<StepId>,
     pub(crate) last_retired: Option<StepId>,
     next_arrival: u64,
@@ -73,7 +73,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             free_slots: (0..config.max_batch_rows).rev().map(RowSlot).collect(),
             in_flight: VecDeque::new(),
-            spare_steps: Vec::new(),
+            spare_rows: Vec::new(),
             last_planned: None,
             last_retired: None,
             next_arrival: 0,
