@@ -147,7 +147,7 @@ impl KvCache {
         if !num_tokens.is_multiple_of(self.config.block_size) {
             let cut = self.pool.get(table.blocks[num_kept - 1]);
             assert!(cut.num_tables == 1, "a shared block is never cut");
-            assert!(cut.content == Content::Private, "a promised or published block is never cut");
+            assert!(cut.node.is_none(), "a promised or published block is never cut");
         }
         self.num_table_blocks -= (table.blocks.len() - num_kept) as u64;
         self.num_table_tokens -= u64::from(table.num_tokens - num_tokens);

@@ -254,3 +254,36 @@ impl PrefixIndex {
         (at + 1) & (self.slots.len() - 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Detached, Parent, PrefixIndex};
+    use crate::{BlockId, PrefixKeys, Salt};
+
+    /// Contents under one and the same key, as if the hash were broken: found by parent, salt and tokens alone.
+    #[test]
+    fn equal_keys_do_not_make_a_hit() {
+        let mut keys = PrefixKeys::new(&Salt::default(), 2);
+        keys.extend(&[1, 2]);
+        let key = keys.block_keys()[0];
+        let mut index = PrefixIndex::new(4, 2);
+        let block = BlockId::from_index;
+        let (ours, theirs) = (Parent::Salt(Salt::default()), Parent::Salt(Salt::from_bytes([7; 32])));
+
+        let first = index.insert(ours, key, &[1, 2], block(0));
+        let below = Parent::Node(first);
+        for (parent, tokens) in [(ours, [1, 3]), (theirs, [1, 2]), (below, [1, 2])] {
+            assert_eq!(index.find(&parent, key, &tokens), None, "{parent:?} {tokens:?}");
+        }
+        let second = index.insert(theirs, key, &[1, 2], block(1));
+        let third = index.insert(below, key, &[1, 2], block(2));
+        for (parent, node) in [(ours, first), (theirs, second), (below, third)] {
+            assert_eq!(index.find(&parent, key, &[1, 2]), Some(node), "{parent:?}");
+        }
+        // Removal closes the gap in the run of equal hashes.
+        assert!(matches!(index.detach(third, block(2), false), Detached::NodeGone { .. }));
+        assert!(matches!(index.detach(first, block(0), false), Detached::NodeGone { .. }));
+        assert_eq!(index.find(&theirs, key, &[1, 2]), Some(second));
+        assert_eq!(index.num_occupied_slots(), 1);
+    }
+}

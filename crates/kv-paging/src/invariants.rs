@@ -81,7 +81,7 @@ impl KvCache {
         assert!(ends.is_sorted(), "blocks in transit are ordered by their last step");
     }
 
-    /// Promised blocks are listed in step order, each behind what it depends on.
+    /// Promised blocks are listed in step order, and only shareable blocks are in the index.
     fn check_promises(&self) {
         let mut seen = vec![false; self.pool.num_blocks() as usize];
         let mut last_end = self.pool.retired_end + 1;
@@ -90,19 +90,12 @@ impl KvCache {
             assert!(record.is_promised(), "block {block} is listed as promised, so it is");
             assert!(record.filled_end() >= last_end, "block {block} is promised in step order");
             last_end = record.filled_end();
-            if let Some(on) = record.depends_on {
-                assert!(seen[on.at()] || !self.pool.get(on).is_promised(), "block {block} comes behind block {on}");
-            }
             seen[block.at()] = true;
         }
         let num_withdrawn = self.blocks().filter(|(_, record)| record.content == Content::Withdrawn).count();
         assert_eq!(num_withdrawn, self.pool.num_withdrawn as usize, "withdrawn blocks are counted");
         for (block, record) in self.blocks() {
             assert_eq!(record.is_promised(), seen[block.at()], "block {block} is listed if it is promised");
-            assert!(
-                record.is_promised() || record.depends_on.is_none(),
-                "block {block} depends on a promise no longer"
-            );
             match record.content {
                 Content::Published => {
                     assert!(record.node.is_some(), "block {block} is published, so it is in the index");

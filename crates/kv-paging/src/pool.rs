@@ -44,21 +44,12 @@ pub(crate) struct Block {
     pub(crate) num_tables: u32,
     /// Its place in the prefix index.
     pub(crate) node: Option<NodeId>,
-    /// While promised: the promised block whose content this one was computed or copied from.
-    pub(crate) depends_on: Option<BlockId>,
     /// The steps that may touch the block are among `[0, busy_end)`.
     pub(crate) busy_end: u64,
 }
 
 impl Block {
-    const FREE: Self = Self {
-        place: Place::Free,
-        content: Content::Private,
-        num_tables: 0,
-        node: None,
-        depends_on: None,
-        busy_end: 0,
-    };
+    const FREE: Self = Self { place: Place::Free, content: Content::Private, num_tables: 0, node: None, busy_end: 0 };
 
     pub(crate) fn is_promised(&self) -> bool {
         matches!(self.content, Content::Promised { .. })

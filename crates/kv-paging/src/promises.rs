@@ -12,7 +12,7 @@ use crate::{BlockId, BlockTable, PrefixKeys, StepId, StepOutcome};
 
 /// The promised blocks.
 pub(crate) struct Promises {
-    /// Ordered by `filled_end`, and every block behind the one that it depends on.
+    /// Ordered by `filled_end`, and blocks of one step in the order of their promises.
     pub(crate) blocks: BlockList,
     pub(crate) links: Links,
     /// No promise is for a step after `[0, promised_end)`.
@@ -70,11 +70,11 @@ impl KvCache {
         }
         for at in num_old..num_full {
             let block = table.blocks[at];
+            if self.pool.get(block).is_promised() {
+                break; // A copy whose original is not filled yet. It can be shared once it has that content.
+            }
             parent = Parent::Node(self.add_to_index(parent, keys, at, block));
-            let before = at.checked_sub(1).map(|before| table.blocks[before]);
-            let record = self.pool.get_mut(block);
-            record.depends_on = before;
-            record.content = Content::Promised { filled_end: step.end() };
+            self.pool.get_mut(block).content = Content::Promised { filled_end: step.end() };
             self.promises.blocks.push_back(&mut self.promises.links, block);
             if is_retired {
                 self.publish(block);
@@ -133,9 +133,7 @@ impl KvCache {
         match content {
             Content::Private | Content::Published => {}
             Content::Promised { .. } => {
-                let copy = self.pool.get_mut(to);
-                copy.content = content;
-                copy.depends_on = Some(from);
+                self.pool.get_mut(to).content = content;
                 self.promises.blocks.insert_after(&mut self.promises.links, from, to);
             }
             Content::Withdrawn => {
@@ -169,7 +167,6 @@ impl KvCache {
     fn publish(&mut self, block: BlockId) {
         self.promises.blocks.remove(&mut self.promises.links, block);
         let record = self.pool.get_mut(block);
-        record.depends_on = None;
         let Some(node) = record.node else {
             // A copy, or a promise from before the prefix cache was cleared.
             record.content = Content::Private;
@@ -199,10 +196,10 @@ impl KvCache {
         self.events.stored(key, parent, self.index.tokens(id));
     }
 
-    /// Withdraws the promises of the step that ends at `failed_end`, and those of later steps that cannot stand without.
+    /// Withdraws the promises of the step that ends at `failed_end`, and those of later steps that may not stand without.
     ///
-    /// First forward, to find them: each comes behind what it depends on. Then backward, to take them out of the index:
-    /// each before its parent.
+    /// First forward, to find them: each comes behind what it was computed from. Then backward, to take them out of the
+    /// index: each before its parent.
     fn withdraw(&mut self, failed_end: u64) {
         let mut next = self.promises.blocks.front();
         while let Some(block) = next {
@@ -224,7 +221,6 @@ impl KvCache {
                 continue;
             }
             self.promises.blocks.remove(&mut self.promises.links, block);
-            self.pool.get_mut(block).depends_on = None;
             if let Some(node) = self.node_of(block) {
                 self.index.node_mut(node).hit_by_failure = false;
                 self.detach(block);
@@ -232,19 +228,22 @@ impl KvCache {
         }
     }
 
-    /// Whether a promised block falls with the failed step: because the step fills it; because its content comes from a
-    /// block that falls; or because its parent in the index lost a block, even if an equal one remains. The last is more
-    /// than correctness of content asks for: a table may hold this block behind the fallen one, and would keep it alive
-    /// while its parent's remaining block is released and evicted.
+    /// Whether a promised block falls with the failed step: because the step fills it; because its parent in the index lost
+    /// a block, from which it may have been computed; or because nothing is known of its parent: a copy, or a promise
+    /// from before the prefix cache was cleared.
+    ///
+    /// An equal block may remain to the parent, and this one may have been computed from that. It falls all the same: a
+    /// table that reached it through the fallen block would keep it while nothing keeps the remaining one, and then a
+    /// block would be evicted before those after it.
     fn falls_with(&self, failed_end: u64, block: BlockId) -> bool {
         let record = self.pool.get(block);
         if record.filled_end() == failed_end {
             return true;
         }
-        if record.depends_on.is_some_and(|on| self.pool.get(on).content == Content::Withdrawn) {
-            return true;
+        match record.node.map(|node| self.index.node(node).parent) {
+            Some(Parent::Node(parent)) => self.index.node(parent).hit_by_failure,
+            Some(Parent::Salt(_)) => false,
+            None => true,
         }
-        let parent = record.node.map(|node| self.index.node(node).parent);
-        matches!(parent, Some(Parent::Node(parent)) if self.index.node(parent).hit_by_failure)
     }
 }

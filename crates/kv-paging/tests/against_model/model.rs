@@ -1,0 +1,556 @@
+//! The naive model: every block knows the whole prefix that it holds, every question is a scan over all blocks, and time
+//! is a counter. No hashes, no trees, no lists.
+//!
+//! [`Model`] drives a real cache beside it. After each operation it compares what can be seen, and calls
+//! `check_invariants`. Where the cache may choose (which free block, which of several equal blocks), the model checks
+//! that the choice was allowed and follows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kv_paging::{
+    BlockId, BlockKey, BlockTable, CacheEvent, KvCache, KvCacheConfig, OutOfBlocks, PrefixCaching, PrefixKeys, Salt,
+    StepId, StepOutcome, TokenId, Usage,
+};
+
+/// Tokens up to the end of a block, behind the tenant's number.
+type Prefix = (u8, Vec<TokenId>);
+
+#[derive(Clone, PartialEq, Debug)]
+enum Content {
+    Private,
+    /// Filled by `step`; shareable if it has a prefix (a copy has none).
+    Pending {
+        step: u64,
+        prefix: Option<Prefix>,
+    },
+    Published(Prefix),
+    Withdrawn,
+}
+
+impl Content {
+    fn prefix(&self) -> Option<&Prefix> {
+        match self {
+            Self::Pending { prefix, .. } => prefix.as_ref(),
+            Self::Published(prefix) => Some(prefix),
+            Self::Private | Self::Withdrawn => None,
+        }
+    }
+
+    fn pending_step(&self) -> Option<u64> {
+        if let Self::Pending { step, .. } = self { Some(*step) } else { None }
+    }
+}
+
+struct Block {
+    content: Content,
+    /// Last step that may touch it.
+    busy: Option<u64>,
+    /// When it was promised, and when its last table dropped it or, if cached, when it was cached.
+    promised_at: u64,
+    dropped_at: u64,
+    is_cached: bool,
+}
+
+pub(crate) struct Sequence {
+    table: BlockTable,
+    keys: PrefixKeys,
+    tenant: u8,
+    tokens: Vec<TokenId>,
+    /// From before the last clearing.
+    is_stale: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    /// Opens a sequence that holds what is matched of this prompt.
+    Admit { tenant: u8, prompt: Vec<TokenId> },
+    /// Opens a sequence with this prompt, makes room for all of it, and promises it.
+    Start { tenant: u8, prompt: Vec<TokenId> },
+    /// Appends tokens to a sequence and makes room for them.
+    Extend { sequence: usize, tokens: Vec<TokenId> },
+    /// Promises a sequence's full blocks for the step that is being planned.
+    Promise { sequence: usize },
+    /// Goes on to plan the next step.
+    Launch,
+    /// Retires the oldest step.
+    Retire(bool),
+    /// Cuts tokens off a sequence, as many as may be cut up to the given number.
+    Truncate { sequence: usize, num_cut: usize, after: bool },
+    /// Forks a sequence, this many tokens short of its end.
+    Fork { sequence: usize, num_cut: usize },
+    /// Releases a sequence, at once or after the step that is being planned.
+    Release { sequence: usize, after: bool },
+    /// Forgets all prefixes.
+    Clear,
+}
+
+pub(crate) struct Model {
+    cache: KvCache,
+    block_size: usize,
+    caching: bool,
+    blocks: Vec<Block>,
+    pub(crate) sequences: Vec<Sequence>,
+    /// The step being planned.
+    planned: u64,
+    /// The oldest step that is not retired.
+    next_to_retire: u64,
+    clock: u64,
+    /// Prefixes that were published and of which a block is left, by the model and as the events tell.
+    announced: BTreeSet<Prefix>,
+    announced_by_events: BTreeMap<BlockKey, Option<BlockKey>>,
+    num_hit_tokens: u64,
+    num_evicted: u64,
+}
+
+impl Model {
+    pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
+        let mut cache = KvCache::new(KvCacheConfig { num_blocks, block_size, prefix_caching }).unwrap();
+        cache.record_events(1000);
+        let empty = || Block { content: Content::Private, busy: None, promised_at: 0, dropped_at: 0, is_cached: false };
+        Self {
+            cache,
+            block_size: block_size as usize,
+            caching: prefix_caching == PrefixCaching::On,
+            blocks: (0..num_blocks).map(|_| empty()).collect(),
+            sequences: Vec::new(),
+            planned: 0,
+            next_to_retire: 0,
+            clock: 0,
+            announced: BTreeSet::new(),
+            announced_by_events: BTreeMap::new(),
+            num_hit_tokens: 0,
+            num_evicted: 0,
+        }
+    }
+
+    /// Does the operation on both sides and compares. Returns false, having done nothing, where it makes no sense.
+    pub(crate) fn apply(&mut self, op: &Op) -> bool {
+        let done = self.replay(op);
+        if done {
+            self.compare();
+        }
+        done
+    }
+
+    /// As [`apply`](Self::apply), without comparing all that can be seen.
+    pub(crate) fn replay(&mut self, op: &Op) -> bool {
+        if let Some(sequence) = op.sequence()
+            && sequence >= self.sequences.len()
+        {
+            return false;
+        }
+        self.clock += 1;
+        match op {
+            Op::Admit { tenant, prompt } => self.admit(*tenant, prompt),
+            Op::Start { tenant, prompt } => {
+                self.admit(*tenant, prompt);
+                let last = self.sequences.len() - 1;
+                let num_matched = self.sequences[last].tokens.len();
+                self.extend(last, &prompt[num_matched..]) && self.promise(last)
+            }
+            Op::Extend { sequence, tokens } => self.extend(*sequence, tokens),
+            Op::Promise { sequence } => self.promise(*sequence),
+            Op::Launch => {
+                self.planned += 1;
+                true
+            }
+            Op::Retire(completed) => self.retire(*completed),
+            Op::Truncate { sequence, num_cut, after } => self.truncate(*sequence, *num_cut, *after),
+            Op::Fork { sequence, num_cut } => self.fork(*sequence, *num_cut),
+            Op::Release { sequence, after } => self.release(*sequence, *after),
+            Op::Clear => self.clear(),
+        }
+    }
+
+    /// Releases everything, retires everything, and checks that no block is lost.
+    pub(crate) fn finish(mut self) {
+        while !self.sequences.is_empty() {
+            self.apply(&Op::Release { sequence: 0, after: true });
+        }
+        for _ in self.next_to_retire..=self.planned {
+            self.apply(&Op::Retire(true));
+        }
+        assert_eq!(self.cache.num_free() as usize, self.blocks.len(), "all blocks come back");
+    }
+
+    fn admit(&mut self, tenant: u8, prompt: &[TokenId]) -> bool {
+        let keys = keys_of(tenant, prompt, self.block_size);
+        let matchable = if self.caching { prompt.len().saturating_sub(1) / self.block_size } else { 0 };
+        let num_matched = (1..=matchable)
+            .rev()
+            .find(|depth| {
+                let prefix = (tenant, prompt[..depth * self.block_size].to_vec());
+                self.blocks.iter().any(|block| block.content.prefix() == Some(&prefix))
+            })
+            .unwrap_or(0);
+        let num_matched_tokens = num_matched * self.block_size;
+        assert_eq!(self.cache.matched_tokens(&keys, prompt) as usize, num_matched_tokens, "longest prefix");
+        let admission = self.cache.admit(&keys, prompt);
+        assert_eq!(admission.num_cached_tokens as usize, num_matched_tokens, "admit matches what it says");
+        assert_eq!(admission.table.blocks().len(), num_matched, "nothing else is allocated");
+        for (depth, block) in (1..).zip(admission.table.blocks()) {
+            let prefix = (tenant, prompt[..depth * self.block_size].to_vec());
+            let equal = || self.blocks.iter().filter(|block| block.content.prefix() == Some(&prefix));
+            let best = equal().map(|block| block.content.pending_step()).min();
+            let content = &self.blocks[at(*block)].content;
+            assert_eq!(content.prefix(), Some(&prefix), "the whole prefix is the same");
+            assert_eq!(Some(content.pending_step()), best, "published before promised, early before late");
+            self.blocks[at(*block)].is_cached = false;
+        }
+        self.num_hit_tokens += num_matched_tokens as u64;
+        let tokens = prompt[..num_matched_tokens].to_vec();
+        let keys = keys_of(tenant, &tokens, self.block_size);
+        self.sequences.push(Sequence { table: admission.table, keys, tenant, tokens, is_stale: false });
+        true
+    }
+
+    fn extend(&mut self, sequence: usize, tokens: &[TokenId]) -> bool {
+        let before = self.sequences[sequence].table.blocks().to_vec();
+        let num_tokens = self.sequences[sequence].tokens.len() + tokens.len();
+        let num_new = num_tokens.div_ceil(self.block_size) - before.len();
+        let num_free = (0..self.blocks.len()).filter(|block| self.is_takeable(*block)).count();
+        let result = self.cache.grow(&mut self.sequences[sequence].table, num_tokens as u32);
+        let after = self.sequences[sequence].table.blocks().to_vec();
+        if num_new > num_free {
+            let expected = OutOfBlocks { num_needed: num_new as u32, num_free: num_free as u32 };
+            assert_eq!(result, Err(expected));
+            assert_eq!(after, before, "failure changes nothing");
+            return true;
+        }
+        assert_eq!(result, Ok(()));
+        assert_eq!(after[..before.len()], before, "grown at the end");
+        assert_eq!(after.len(), before.len() + num_new);
+        for block in &after[before.len()..] {
+            self.take(at(*block));
+        }
+        let sequence = &mut self.sequences[sequence];
+        sequence.tokens.extend_from_slice(tokens);
+        sequence.keys.extend(tokens);
+        true
+    }
+
+    /// The cache took this block. Was it one that may be taken?
+    fn take(&mut self, block: usize) {
+        // The block is already in a table, so look past that.
+        let waits = |other: usize| other == block || !self.is_held(other);
+        let is_free = |other: usize| waits(other) && !self.is_busy(other) && !self.blocks[other].is_cached;
+        if self.blocks[block].is_cached {
+            let taken_already = |other: usize| self.blocks[other].content == Content::Private && self.is_held(other);
+            assert!(
+                (0..self.blocks.len()).all(|other| !is_free(other) || taken_already(other)),
+                "free blocks go first"
+            );
+            let cached = self.blocks.iter().filter(|other| other.is_cached);
+            let oldest = cached.map(|other| other.dropped_at).min();
+            assert_eq!(Some(self.blocks[block].dropped_at), oldest, "the least recently used block is evicted");
+            self.num_evicted += 1;
+        } else {
+            assert!(is_free(block), "only takeable blocks are taken");
+        }
+        self.forget(block);
+    }
+
+    fn promise(&mut self, sequence: usize) -> bool {
+        let num_tokens = self.sequences[sequence].tokens.len();
+        let Sequence { table, keys, .. } = &self.sequences[sequence];
+        self.cache.promise(table, keys, num_tokens as u32, StepId(self.planned));
+        let is_withdrawn = self.is_withdrawn(&self.sequences[sequence]);
+        let sequence = &self.sequences[sequence];
+        if !self.caching || sequence.is_stale || is_withdrawn {
+            return true;
+        }
+        for (depth, block) in (1..=num_tokens / self.block_size).zip(sequence.table.blocks()) {
+            self.clock += 1;
+            let block = &mut self.blocks[at(*block)];
+            if block.content.prefix().is_some() {
+                continue;
+            }
+            if block.content != Content::Private {
+                break;
+            }
+            let prefix = Some((sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec()));
+            block.content = Content::Pending { step: self.planned, prefix };
+            block.promised_at = self.clock;
+        }
+        true
+    }
+
+    fn retire(&mut self, completed: bool) -> bool {
+        let step = self.next_to_retire;
+        if step > self.planned {
+            return false;
+        }
+        self.next_to_retire += 1;
+        self.planned = self.planned.max(self.next_to_retire);
+        let outcome = if completed { StepOutcome::Completed } else { StepOutcome::Failed };
+        self.cache.retire(StepId(step), outcome);
+        if completed {
+            self.publish(step);
+        } else {
+            self.withdraw(step);
+        }
+        let mut arrived: Vec<usize> = (0..self.blocks.len())
+            .filter(|block| self.blocks[*block].busy == Some(step) && !self.is_held(*block))
+            .collect();
+        arrived.sort_by_key(|block| self.blocks[*block].dropped_at);
+        for block in arrived {
+            self.place(block);
+        }
+        true
+    }
+
+    fn publish(&mut self, step: u64) {
+        let mut pending: Vec<usize> =
+            (0..self.blocks.len()).filter(|block| self.blocks[*block].content.pending_step() == Some(step)).collect();
+        pending.sort_by_key(|block| self.blocks[*block].promised_at);
+        for block in pending {
+            let Some(prefix) = self.blocks[block].content.prefix().cloned() else {
+                self.blocks[block].content = Content::Private;
+                continue;
+            };
+            for other in 0..self.blocks.len() {
+                if self.blocks[other].is_cached && self.blocks[other].content.prefix() == Some(&prefix) {
+                    self.forget(other);
+                }
+            }
+            self.announced.insert(prefix.clone());
+            self.blocks[block].content = Content::Published(prefix);
+        }
+    }
+
+    fn withdraw(&mut self, failed: u64) {
+        let mut pending: Vec<usize> =
+            (0..self.blocks.len()).filter(|block| self.blocks[*block].content.pending_step().is_some()).collect();
+        pending.sort_by_key(|block| self.blocks[*block].promised_at);
+        let mut fallen_prefixes = BTreeSet::new();
+        for block in pending {
+            let content = &self.blocks[block].content;
+            let parent = |(tenant, tokens): &Prefix| (*tenant, tokens[..tokens.len() - self.block_size].to_vec());
+            let stands = content.pending_step() != Some(failed)
+                && content.prefix().is_some_and(|prefix| !fallen_prefixes.contains(&parent(prefix)));
+            if !stands {
+                fallen_prefixes.extend(content.prefix().cloned());
+                self.blocks[block].content = Content::Withdrawn;
+            }
+        }
+        self.unannounce();
+    }
+
+    fn truncate(&mut self, sequence: usize, num_cut: usize, after: bool) -> bool {
+        let table = &self.sequences[sequence].table;
+        let is_legal = |num_tokens: &usize| {
+            let cut = table.blocks().get(num_tokens / self.block_size).map(|block| at(*block));
+            num_tokens.is_multiple_of(self.block_size)
+                || cut.is_none_or(|cut| self.num_holders(cut) == 1 && self.blocks[cut].content.prefix().is_none())
+        };
+        let num_tokens = self.sequences[sequence].tokens.len();
+        let target = (num_tokens.saturating_sub(num_cut)..num_tokens).find(is_legal);
+        let Some(target) = target else { return false };
+        let after = after.then_some(self.planned);
+        let old = self.sequences[sequence].table.blocks().to_vec();
+        self.cache.truncate(&mut self.sequences[sequence].table, target as u32, after.map(StepId));
+        let num_kept = target.div_ceil(self.block_size);
+        assert_eq!(self.sequences[sequence].table.blocks(), &old[..num_kept]);
+        self.drop_blocks(&old, num_kept, after);
+        let Sequence { tokens, keys, tenant, .. } = &mut self.sequences[sequence];
+        tokens.truncate(target);
+        *keys = keys_of(*tenant, tokens, self.block_size);
+        true
+    }
+
+    fn fork(&mut self, sequence: usize, num_cut: usize) -> bool {
+        let Sequence { table, tenant, tokens, is_stale, .. } = &self.sequences[sequence];
+        let num_tokens = tokens.len().saturating_sub(num_cut);
+        let num_shared = num_tokens / self.block_size;
+        let partial = (!num_tokens.is_multiple_of(self.block_size)).then(|| table.blocks()[num_shared]);
+        let num_free = (0..self.blocks.len()).filter(|block| self.is_takeable(*block)).count();
+        let shared = table.blocks()[..num_shared].to_vec();
+        let (tenant, tokens, is_stale) = (*tenant, tokens[..num_tokens].to_vec(), *is_stale);
+        let Ok((fork, copy)) = self.cache.fork(table, num_tokens as u32) else {
+            assert!(partial.is_some() && num_free == 0, "a fork fails only for want of a block");
+            return true;
+        };
+        assert_eq!(fork.blocks()[..num_shared], shared, "full blocks are shared");
+        assert_eq!(copy.map(|copy| copy.from), partial, "a partial block is copied");
+        assert_eq!(copy.map(|copy| copy.to), fork.blocks().get(num_shared).copied());
+        let keys = keys_of(tenant, &tokens, self.block_size);
+        self.sequences.push(Sequence { table: fork, keys, tenant, tokens, is_stale });
+        if let Some(copy) = copy {
+            let (from, to) = (at(copy.from), at(copy.to));
+            self.take(to);
+            self.blocks[to].promised_at = self.clock;
+            self.blocks[to].content = match self.blocks[from].content {
+                Content::Pending { step, .. } => Content::Pending { step, prefix: None },
+                Content::Withdrawn => Content::Withdrawn,
+                Content::Private | Content::Published(_) => Content::Private,
+            };
+        }
+        true
+    }
+
+    fn release(&mut self, sequence: usize, after: bool) -> bool {
+        let Sequence { table, .. } = self.sequences.remove(sequence);
+        let after = after.then_some(self.planned);
+        let blocks = table.blocks().to_vec();
+        self.cache.release(table, after.map(StepId));
+        self.drop_blocks(&blocks, 0, after);
+        true
+    }
+
+    /// A table with these blocks has kept the first `num_kept`. Busy ends spread towards the front.
+    fn drop_blocks(&mut self, blocks: &[BlockId], num_kept: usize, after: Option<u64>) {
+        let mut busy = after;
+        for index in (num_kept..blocks.len()).rev() {
+            self.clock += 1;
+            let block = &mut self.blocks[at(blocks[index])];
+            busy = busy.max(block.busy).max(block.content.pending_step());
+            block.busy = busy;
+            block.dropped_at = self.clock;
+            if !self.is_held(at(blocks[index])) && !self.is_busy(at(blocks[index])) {
+                self.place(at(blocks[index]));
+            }
+        }
+        if num_kept > 0 {
+            let last = &mut self.blocks[at(blocks[num_kept - 1])];
+            last.busy = last.busy.max(busy);
+        }
+    }
+
+    fn clear(&mut self) -> bool {
+        self.cache.clear_prefix_cache();
+        for block in 0..self.blocks.len() {
+            if self.blocks[block].is_cached {
+                self.forget(block);
+            }
+            match &mut self.blocks[block].content {
+                Content::Pending { prefix, .. } => *prefix = None,
+                content @ Content::Published(_) => *content = Content::Private,
+                Content::Private | Content::Withdrawn => {}
+            }
+        }
+        self.unannounce();
+        self.sequences.iter_mut().for_each(|sequence| sequence.is_stale = true);
+        true
+    }
+
+    /// A block that nothing holds any more is cached or forgotten.
+    fn place(&mut self, block: usize) {
+        self.clock += 1;
+        let content = self.blocks[block].content.clone();
+        let is_only = (0..self.blocks.len()).all(|other| other == block || self.blocks[other].content != content);
+        if matches!(content, Content::Published(_)) && is_only {
+            self.blocks[block].is_cached = true;
+            self.blocks[block].dropped_at = self.clock;
+        } else {
+            self.forget(block);
+        }
+    }
+
+    fn forget(&mut self, block: usize) {
+        let block = &mut self.blocks[block];
+        block.content = Content::Private;
+        block.busy = None;
+        block.is_cached = false;
+        self.unannounce();
+    }
+
+    /// A prefix is gone when no block has it.
+    fn unannounce(&mut self) {
+        self.announced.retain(|prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix)));
+    }
+
+    fn num_holders(&self, block: usize) -> usize {
+        let holds = |sequence: &&Sequence| sequence.table.blocks().iter().any(|held| at(*held) == block);
+        self.sequences.iter().filter(holds).count()
+    }
+
+    fn is_held(&self, block: usize) -> bool {
+        self.num_holders(block) > 0
+    }
+
+    fn is_busy(&self, block: usize) -> bool {
+        self.blocks[block].busy.is_some_and(|busy| busy >= self.next_to_retire)
+    }
+
+    fn is_takeable(&self, block: usize) -> bool {
+        !self.is_held(block) && !self.is_busy(block)
+    }
+
+    fn is_withdrawn(&self, sequence: &Sequence) -> bool {
+        sequence.table.blocks().iter().any(|block| self.blocks[at(*block)].content == Content::Withdrawn)
+    }
+
+    /// All that can be seen from outside agrees, and the cache's own invariants hold.
+    fn compare(&mut self) {
+        self.cache.check_invariants();
+        for sequence in &self.sequences {
+            assert_eq!(self.cache.is_withdrawn(&sequence.table), self.is_withdrawn(sequence), "withdrawn tables");
+        }
+        let count = |test: &dyn Fn(usize) -> bool| (0..self.blocks.len()).filter(|block| test(*block)).count() as u32;
+        let held_tokens: usize = self.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+        let held_blocks: usize = self.sequences.iter().map(|sequence| sequence.table.blocks().len()).sum();
+        let prefixes: Vec<&Prefix> = self.blocks.iter().filter_map(|block| block.content.prefix()).collect();
+        let distinct: BTreeSet<&Prefix> = prefixes.iter().copied().collect();
+        let expected = Usage {
+            free: count(&|block| self.is_takeable(block) && !self.blocks[block].is_cached),
+            cached: count(&|block| self.is_takeable(block) && self.blocks[block].is_cached),
+            active: count(&|block| self.is_held(block)),
+            in_transit: count(&|block| !self.is_held(block) && self.is_busy(block)),
+            total: self.blocks.len() as u32,
+            duplicates: (prefixes.len() - distinct.len()) as u32,
+            empty_slots: (held_blocks * self.block_size - held_tokens) as u64,
+        };
+        assert_eq!(self.cache.usage(), expected);
+        assert_eq!(self.cache.num_free(), expected.free + expected.cached);
+        for (tenant, tokens) in &distinct {
+            let parent = (*tenant, tokens[..tokens.len() - self.block_size].to_vec());
+            assert!(parent.1.is_empty() || distinct.contains(&parent), "a prefix is indexed while a longer one is");
+        }
+        assert_eq!(self.cache.stats().num_hit_tokens, self.num_hit_tokens);
+        assert_eq!(self.cache.stats().num_evicted_blocks, self.num_evicted);
+        self.compare_events();
+    }
+
+    fn compare_events(&mut self) {
+        let (known, block_size) = (&mut self.announced_by_events, self.block_size);
+        self.cache.drain_events(|event| match event {
+            CacheEvent::Stored { key, parent, tokens } => {
+                assert_eq!(tokens.len(), block_size);
+                assert!(parent.is_none_or(|parent| known.contains_key(&parent)), "parents are stored first");
+                assert!(known.insert(key, parent).is_none(), "stored once");
+            }
+            CacheEvent::Removed { key } => {
+                assert!(known.remove(&key).is_some(), "removed after it was stored");
+                assert!(known.values().all(|parent| *parent != Some(key)), "children are removed first");
+            }
+            CacheEvent::Cleared => known.clear(),
+            CacheEvent::Lost { .. } => panic!("the log is long enough"),
+        });
+        let last_key = |(tenant, tokens): &Prefix| *keys_of(*tenant, tokens, block_size).block_keys().last().unwrap();
+        let expected: BTreeSet<BlockKey> = self.announced.iter().map(last_key).collect();
+        assert!(expected.iter().eq(known.keys()), "events tell what is published");
+    }
+}
+
+impl Op {
+    fn sequence(&self) -> Option<usize> {
+        match self {
+            Self::Extend { sequence, .. }
+            | Self::Promise { sequence }
+            | Self::Truncate { sequence, .. }
+            | Self::Fork { sequence, .. }
+            | Self::Release { sequence, .. } => Some(*sequence),
+            Self::Admit { .. } | Self::Start { .. } | Self::Launch | Self::Retire(_) | Self::Clear => None,
+        }
+    }
+}
+
+fn keys_of(tenant: u8, tokens: &[TokenId], block_size: usize) -> PrefixKeys {
+    let mut keys = PrefixKeys::new(&Salt::from_bytes([tenant; 32]), block_size as u32);
+    keys.extend(tokens);
+    keys
+}
+
+fn at(block: BlockId) -> usize {
+    block.index() as usize
+}

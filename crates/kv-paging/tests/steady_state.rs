@@ -1,0 +1,118 @@
+//! Counts heap allocations: once the cache has seen its peak, serving allocates nothing.
+#![allow(unsafe_code, reason = "a global allocator that counts can only be an unsafe impl")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kv_paging::{
+    Admission, BlockTable, KvCache, KvCacheConfig, PrefixCaching, PrefixKeys, Salt, StepId, StepOutcome, TokenId,
+};
+
+struct CountingAllocator;
+
+static NUM_ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system allocator with the arguments as they came, so its guarantees are kept; counting
+// touches an atomic and no memory of the allocator. `realloc` and `alloc_zeroed` count through `alloc`.
+unsafe impl GlobalAlloc for CountingAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        NUM_ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps `alloc`'s contract, which is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `block` came from `System.alloc` with this layout, as the caller promises.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const BLOCK_SIZE: u32 = 16;
+const PROMPT_TOKENS: u32 = 400;
+const OUTPUT_TOKENS: u32 = 60;
+const NUM_SEQUENCES: usize = 8;
+
+/// Serves rounds of sequences in a pool too small to cache them all: hits, duplicates, evictions, forks, cuts, a failed
+/// step, events. Keys are made outside, as a server would on another thread.
+struct Server {
+    cache: KvCache,
+    keys: Vec<PrefixKeys>,
+    tables: Vec<BlockTable>,
+    num_events: u64,
+    step: u64,
+}
+
+impl Server {
+    fn new() -> Self {
+        let num_blocks = NUM_SEQUENCES as u32 * (PROMPT_TOKENS + OUTPUT_TOKENS).div_ceil(BLOCK_SIZE);
+        let config = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, prefix_caching: PrefixCaching::On };
+        let mut cache = KvCache::new(config).expect("the configuration is sound");
+        cache.record_events(10_000);
+        // Half of each prompt is common to all, and the two prompts of each pair are equal.
+        let keys = (0..4 * NUM_SEQUENCES as u32).map(|sequence| {
+            let own = |position: u32| if position < PROMPT_TOKENS / 2 { position } else { sequence / 2 + position };
+            let tokens: Vec<TokenId> = (0..PROMPT_TOKENS + OUTPUT_TOKENS).map(own).collect();
+            let mut keys = PrefixKeys::new(&Salt::default(), BLOCK_SIZE);
+            keys.extend(&tokens);
+            keys
+        });
+        Self { cache, keys: keys.collect(), tables: Vec::with_capacity(2 * NUM_SEQUENCES), num_events: 0, step: 0 }
+    }
+
+    fn serve(&mut self, round: usize) {
+        let first = round % 4 * NUM_SEQUENCES;
+        let Self { cache, keys, tables, num_events, step } = self;
+        let keys = &keys[first..first + NUM_SEQUENCES];
+        for keys in keys {
+            let Admission { mut table, .. } = cache.admit(keys, &keys.tokens()[..PROMPT_TOKENS as usize]);
+            cache.grow(&mut table, PROMPT_TOKENS).expect("the pool holds all prompts");
+            cache.promise(&table, keys, PROMPT_TOKENS, StepId(*step));
+            tables.push(table);
+        }
+        for num_tokens in PROMPT_TOKENS + 1..=PROMPT_TOKENS + OUTPUT_TOKENS {
+            *step += 1;
+            for (table, keys) in tables.iter_mut().zip(keys) {
+                cache.grow(table, num_tokens + 3).expect("the pool holds all outputs and drafts");
+                cache.truncate(table, num_tokens, Some(StepId(*step)));
+                cache.promise(table, keys, num_tokens, StepId(*step));
+            }
+            let outcome = if num_tokens % 50 == 0 { StepOutcome::Failed } else { StepOutcome::Completed };
+            cache.retire(StepId(*step - 1), outcome);
+            cache.drain_events(|_| *num_events += 1);
+        }
+        let (fork, _) = cache.fork(&tables[0], PROMPT_TOKENS - 5).expect("one block for the copy");
+        tables.push(fork);
+        for table in tables.drain(..) {
+            cache.release(table, Some(StepId(*step)));
+        }
+        cache.retire(StepId(*step), StepOutcome::Completed);
+        *step += 1;
+    }
+}
+
+#[test]
+fn serving_allocates_nothing() {
+    let mut server = Server::new();
+    (0..12).for_each(|round| server.serve(round));
+    let before = (NUM_ALLOCATIONS.load(Ordering::Relaxed), *server.cache.stats(), server.num_events);
+    (12..100).for_each(|round| server.serve(round));
+    let num_allocations = NUM_ALLOCATIONS.load(Ordering::Relaxed) - before.0;
+    assert_eq!(num_allocations, 0, "no allocation in steady state");
+
+    // The rounds did what they were to do.
+    let after = *server.cache.stats();
+    for (what, before, after) in [
+        ("hits", before.1.num_hit_tokens, after.num_hit_tokens),
+        ("evictions", before.1.num_evicted_blocks, after.num_evicted_blocks),
+        ("duplicates", before.1.num_duplicate_blocks, after.num_duplicate_blocks),
+        ("withdrawals", before.1.num_withdrawn_blocks, after.num_withdrawn_blocks),
+        ("events", before.2, server.num_events),
+    ] {
+        assert!(after > before, "{what}: {before}, then {after}");
+    }
+    server.cache.check_invariants();
+    assert!(before.0 > 0, "the allocator counts");
+}
