@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 /// Version 1 of the protocol.
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::semicolon_if_nothing_returned)]
+#[allow(missing_docs, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod v1 {
     include!("generated/pagewise.v1.rs");
 }

@@ -146,7 +146,8 @@ pub mod generate_response {
         /// One answer is complete: its last message. The stream ends after one Finished for each of the n answers.
         #[prost(message, tag = "2")]
         Finished(super::Finished),
-        /// The prompt's log-probabilities, once, before the first delta of answer 0. Only if asked for.
+        /// The prompt's log-probabilities, before the first delta of answer 0 and in as many messages as it takes. Only if asked
+        /// for.
         #[prost(message, tag = "3")]
         PromptLogprobs(super::PromptLogprobs),
     }
@@ -169,10 +170,10 @@ pub struct Delta {
     #[prost(message, repeated, tag = "4")]
     pub logprobs: ::prost::alloc::vec::Vec<TokenLogprobs>,
 }
-/// How likely the prompt is.
+/// How likely the prompt is, or the next part of it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PromptLogprobs {
-    /// One entry for each prompt token but the first, in order.
+    /// One entry for each prompt token but the very first, in order.
     #[prost(message, repeated, tag = "1")]
     pub tokens: ::prost::alloc::vec::Vec<TokenLogprobs>,
 }
@@ -405,18 +406,18 @@ pub struct GetLoadsResponse {
     /// KV blocks that hold a cached prefix and may be evicted.
     #[prost(uint32, tag = "4")]
     pub kv_blocks_cached: u32,
-    /// KV blocks in use by running requests.
+    /// KV blocks in use by running requests or by the step in flight.
     #[prost(uint32, tag = "5")]
     pub kv_blocks_active: u32,
     /// KV blocks in all.
     #[prost(uint32, tag = "6")]
     pub kv_blocks_total: u32,
-    /// Prompt tokens found in the prefix cache since the start.
+    /// Tokens looked up in the prefix cache since the start, when requests were admitted.
     #[prost(uint64, tag = "7")]
-    pub cached_tokens: u64,
-    /// Prompt tokens of the requests admitted since the start.
+    pub prefix_query_tokens: u64,
+    /// Of these, tokens that were found and not computed again.
     #[prost(uint64, tag = "8")]
-    pub prompt_tokens: u64,
+    pub prefix_hit_tokens: u64,
     /// Tokens generated since the start.
     #[prost(uint64, tag = "9")]
     pub output_tokens: u64,
