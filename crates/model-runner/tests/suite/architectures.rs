@@ -1,6 +1,6 @@
 //! Every architecture and every rotary scaling against transformers, from safetensors and from GGUF.
 
-use backend_cpu::{CpuBackend, Precision};
+use backend_cpu::Precision;
 use model_format::{ModelConfig, RopeScaling};
 use model_runner::Checkpoint;
 
@@ -14,7 +14,7 @@ const TOLERANCE: f32 = 1e-3;
 /// The largest relative difference between the log-probabilities of a checkpoint and the expected ones, over all
 /// positions and tokens.
 fn difference(checkpoint: &Checkpoint<'_>, expected: &Expected) -> f32 {
-    let mut driver = Driver::new(CpuBackend::new(Precision::Exact), checkpoint, &runner_config());
+    let mut driver = Driver::new(Precision::Exact, checkpoint, &runner_config());
     let vocab = checkpoint.config().vocab_size;
     // Any target will do for the last position: all tokens are reported.
     let tokens: Vec<u32> = expected.prompt.iter().copied().chain([0]).collect();

@@ -1,7 +1,7 @@
 //! Batches against themselves: how work is cut into steps and rows changes no result, bit for bit, and a row's failure
 //! stays its own.
 
-use backend_cpu::{CpuBackend, Precision};
+use backend_cpu::Precision;
 use model_runner::Checkpoint;
 use serving_types::{BlockId, CopyId, RowFault, SamplingParams, TokenId};
 
@@ -13,7 +13,7 @@ use crate::{
 const MODEL: &str = "llama-llama3-rope";
 
 fn driver(checkpoint: &Checkpoint<'_>, precision: Precision) -> Driver {
-    Driver::new(CpuBackend::new(precision), checkpoint, &runner_config())
+    Driver::new(precision, checkpoint, &runner_config())
 }
 
 /// Tokens of no meaning, different for each seed.

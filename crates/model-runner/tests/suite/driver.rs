@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_cpu::CpuBackend;
+use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use model_runner::{Checkpoint, KvBudget, ModelRunner, RunnerConfig};
 use serving_types::{
     Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, OpenSlot, PositionLogprobs, Row, RowInput, RowSlot,
@@ -21,6 +21,11 @@ pub(crate) fn runner_config() -> RunnerConfig {
         max_batch_rows: 8,
         max_top_logprobs: 128,
     }
+}
+
+/// A CPU with two threads, whatever the machine has.
+pub(crate) fn cpu(precision: Precision) -> CpuBackend {
+    CpuBackend::new(CpuConfig { threads: Some(2), precision }).expect("two threads")
 }
 
 /// An executor with its batch, and blocks that are handed out once.
@@ -68,8 +73,8 @@ pub(crate) struct Position {
 }
 
 impl Driver {
-    pub(crate) fn new(backend: CpuBackend, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
-        let executor = ModelRunner::load(backend, checkpoint, config, &mut |_| {}).expect("the model loads");
+    pub(crate) fn new(precision: Precision, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
+        let executor = ModelRunner::load(cpu(precision), checkpoint, config, &mut |_| {}).expect("the model loads");
         Self { executor, batch: Batch::new(), output: BatchOutput::default(), next_block: 0, next_step: 1 }
     }
 

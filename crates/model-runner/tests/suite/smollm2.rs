@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use backend_cpu::{CpuBackend, Precision};
+use backend_cpu::Precision;
 use model_runner::{Checkpoint, RunnerConfig};
 use serde::Deserialize;
 use serving_types::{SamplingParams, TokenId};
@@ -72,7 +72,7 @@ fn driver(precision: Precision) -> Option<Driver> {
         max_top_logprobs: 5,
         ..runner_config()
     };
-    Some(Driver::new(CpuBackend::new(precision), &checkpoint, &config))
+    Some(Driver::new(precision, &checkpoint, &config))
 }
 
 fn perplexity(positions: &[Position]) -> f64 {
