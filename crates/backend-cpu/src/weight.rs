@@ -11,7 +11,7 @@ use crate::panel::{
 };
 use crate::pool::{Chunks, Pool};
 use crate::quantise::{ActivationBlock, BLOCK};
-use crate::simd::{Matrix, MatrixMut, Path, Start, TileProduct, panel_product, tile_product};
+use crate::simd::{Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorFloat, panel_product, tile_product};
 
 /// Outputs that are computed together.
 pub(crate) const UNIT: usize = 32;
@@ -89,7 +89,7 @@ struct FloatPanels<S: StoredFloat> {
     cols: usize,
 }
 
-impl<S: StoredFloat> Panels for FloatPanels<S> {
+impl<S: VectorFloat> Panels for FloatPanels<S> {
     fn takes_blocks(&self) -> bool {
         false
     }
@@ -124,7 +124,7 @@ impl<B: PanelBlock> BlockPanels<B> {
     }
 }
 
-impl<B: PanelBlock> Panels for BlockPanels<B> {
+impl<B: VectorBlock> Panels for BlockPanels<B> {
     fn takes_blocks(&self) -> bool {
         true
     }
@@ -284,7 +284,7 @@ struct Kind {
 }
 
 impl Kind {
-    fn floats<S: StoredFloat>() -> Self {
+    fn floats<S: VectorFloat>() -> Self {
         Self {
             load: |group, pool| {
                 let mut values = vec![S::Bits::default(); group.rows.div_ceil(UNIT) * group.cols * UNIT];
@@ -298,7 +298,7 @@ impl Kind {
         }
     }
 
-    fn blocks<B: PanelBlock>() -> Self {
+    fn blocks<B: VectorBlock>() -> Self {
         Self {
             load: |group, pool| {
                 let blocks_per_row = group.cols / B::WIDTH;

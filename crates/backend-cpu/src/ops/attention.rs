@@ -17,7 +17,7 @@ use crate::float::{Brain, Half, Single, StoredFloat};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
 use crate::kv::{Kv, KvValues, head_block};
 use crate::pool::{Pool, Split};
-use crate::simd::{Matrix, MatrixMut, Path, Softmax, Start, TileProduct, softmax_chunk, tile_product};
+use crate::simd::{Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorFloat, softmax_chunk, tile_product};
 
 /// Positions of a chunk.
 const CHUNK: usize = 128;
@@ -42,7 +42,7 @@ pub(crate) fn paged_attention(path: Path, pool: &Pool, op: PagedAttention<'_, Cp
     }
 }
 
-fn attend<S: StoredFloat>(path: Path, pool: &Pool, op: PagedAttention<'_, CpuBackend>, values: &[S::Bits]) {
+fn attend<S: VectorFloat>(path: Path, pool: &Pool, op: PagedAttention<'_, CpuBackend>, values: &[S::Bits]) {
     let PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out, rows } = op;
     let layout = kv.layout();
     assert_eq!(rows, inputs.step().num_tokens());
@@ -125,7 +125,7 @@ struct Queries<'a> {
     visible: &'a [Range<usize>],
 }
 
-impl<S: StoredFloat> Context<'_, S> {
+impl<S: VectorFloat> Context<'_, S> {
     /// `out` is `[tokens of the tile, heads of the group * head_dim]`.
     fn attend_tile(&self, tile: &TokenTile, kv_head: usize, mut out: MatrixMut<'_>) {
         let head_dim = self.kv.layout().head_dim;

@@ -5,16 +5,24 @@
 //! says which version runs; it can be had only for instructions that the machine has.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod isa;
 mod matrix;
 mod rows;
 mod tile;
 
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) use crate::panel::PanelBlock as VectorBlock;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use blocks::VectorBlock;
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use rows::{Softmax, quantise_row, rms_norm_row, silu_mul, softmax_chunk};
-pub(crate) use tile::{Start, TileProduct, tile_product};
+pub(crate) use tile::{Start, TileProduct, VectorFloat, tile_product};
 
-use crate::panel::{PANEL_ROWS, PanelBlock, plain_dot};
-use crate::quantise::ActivationBlock;
+use crate::panel::{PANEL_ROWS, plain_dot};
+use crate::quantise::{ActivationBlock, BLOCK};
 use crate::{CpuError, Instructions};
 
 /// Proof that the machine has some instructions.
@@ -32,11 +40,23 @@ impl Path {
 }
 
 /// `out[r][lane] =` the product of row `lane` of a panel with row `r` of the activations, as many as `out` has rows.
-pub(crate) fn panel_product<B: PanelBlock>(_path: Path, panel: &[B], x: &[ActivationBlock], mut out: MatrixMut<'_>) {
-    let blocks = x.len() / out.rows();
-    for row in 0..out.rows() {
-        for (lane, out) in out.row_mut(row)[..PANEL_ROWS].iter_mut().enumerate() {
-            *out = plain_dot(panel, lane, &x[row * blocks..][..blocks]);
+pub(crate) fn panel_product<B: VectorBlock>(path: Path, panel: &[B], x: &[ActivationBlock], mut out: MatrixMut<'_>) {
+    let per_row = panel.len() * (B::WIDTH / BLOCK);
+    assert_eq!(x.len(), out.rows() * per_row);
+    assert!(out.cols() >= PANEL_ROWS);
+    match path.instructions() {
+        // SAFETY: the path proves that the machine has these instructions.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => unsafe { blocks::product_avx2(panel, x, &mut out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => unsafe { blocks::product_avx512(panel, x, &mut out) },
+        _ => {
+            for (row, x) in x.chunks_exact(per_row).enumerate() {
+                for (lane, out) in out.row_mut(row)[..PANEL_ROWS].iter_mut().enumerate() {
+                    *out = plain_dot(panel, lane, x);
+                }
+            }
         }
     }
 }

@@ -1,0 +1,344 @@
+//! Vector registers of one width, and the operations on them that the inner loops are written in. Knows instructions, not
+//! their use.
+//!
+//! The functions carry no target features of their own: they are inlined into callers that do, as in the `memchr` crate.
+
+use core::arch::x86_64::*;
+
+/// Vectors of 32-bit lanes.
+///
+/// # Safety
+/// Every function needs the instructions of the implementing type; functions with a pointer also need it to be valid for
+/// as many elements as they say.
+pub(crate) trait Isa: Copy + 'static {
+    /// f32 lanes.
+    type Float: Copy;
+    /// 32-bit lanes, or four bytes in each.
+    type Int: Copy;
+    const LANES: usize;
+    /// Rows of the largest tile of float products whose sums fit into the registers.
+    const TILE_ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self::Float;
+    /// Reads `LANES` elements.
+    unsafe fn load(from: *const f32) -> Self::Float;
+    /// Reads `LANES` IEEE half-precision elements.
+    unsafe fn load_half(from: *const u16) -> Self::Float;
+    /// Reads `LANES` bfloat16 elements.
+    unsafe fn load_brain(from: *const u16) -> Self::Float;
+    /// Reads `LANES` unsigned bytes.
+    unsafe fn load_u8(from: *const u8) -> Self::Float;
+    /// Writes `LANES` elements.
+    unsafe fn store(to: *mut f32, value: Self::Float);
+    unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a * b + c`, rounded once.
+    unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+    /// `c - a * b`, rounded once.
+    unsafe fn mul_sub_from(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
+
+    unsafe fn splat_int(value: i32) -> Self::Int;
+    /// Reads `4 * LANES` bytes.
+    unsafe fn load_bytes(from: *const u8) -> Self::Int;
+    /// Reads `LANES` signed bytes, widened to lanes.
+    unsafe fn load_i8(from: *const i8) -> Self::Int;
+    unsafe fn and(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn or(a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Shifts lanes left, or right where `by` is negative.
+    unsafe fn shift(a: Self::Int, by: i32) -> Self::Int;
+    unsafe fn add_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn sub_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
+    unsafe fn to_float(a: Self::Int) -> Self::Float;
+
+    /// In each lane, the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`, times
+    /// `x[i][j]`.
+    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[Self::Int; N], x: &[[i8; 4]]) -> Self::Int;
+
+    /// The same for signed bytes and eight vectors; `sum` is the sum of all `x`, none of which is -128.
+    unsafe fn dot_signed(weights: &[Self::Int; 8], x: &[[i8; 4]; 8], sum: i32) -> Self::Int;
+}
+
+/// Eight lanes, with AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+// SAFETY of the blocks below: the caller has AVX2, FMA and F16C, and vouches for the pointers.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "argued once above: each block is one intrinsic of the type's own set"
+)]
+impl Isa for Avx2 {
+    type Float = __m256;
+    type Int = __m256i;
+    const LANES: usize = 8;
+    const TILE_ROWS: usize = 6;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m256 {
+        unsafe { _mm256_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m256 {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> __m256 {
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_brain(from: *const u16) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: __m256) {
+        unsafe { _mm256_storeu_ps(to, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub_from(a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe { _mm256_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> __m256i {
+        unsafe { _mm256_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m256i {
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m256i {
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_or_si256(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift(a: __m256i, by: i32) -> __m256i {
+        if by >= 0 {
+            unsafe { _mm256_sll_epi32(a, _mm_cvtsi32_si128(by)) }
+        } else {
+            unsafe { _mm256_srl_epi32(a, _mm_cvtsi32_si128(-by)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub_int(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_int(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(a: __m256i) -> __m256 {
+        unsafe { _mm256_cvtepi32_ps(a) }
+    }
+
+    /// Sums of pairs are formed in 16 bits, as many of them as cannot overflow, before they are widened.
+    #[inline(always)]
+    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[__m256i; N], x: &[[i8; 4]]) -> __m256i {
+        let pairs = (i16::MAX as i32 / (2 * 127 * MAX)) as usize;
+        let ones = unsafe { _mm256_set1_epi16(1) };
+        let mut sum = unsafe { _mm256_setzero_si256() };
+        let mut first = 0;
+        while first < N {
+            let mut short = unsafe { _mm256_setzero_si256() };
+            let mut i = first;
+            while i < N && i < first + pairs {
+                let x = unsafe { _mm256_set1_epi32(i32::from_ne_bytes(x[i].map(i8::cast_unsigned))) };
+                short = unsafe { _mm256_add_epi16(short, _mm256_maddubs_epi16(weights[i], x)) };
+                i += 1;
+            }
+            sum = unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(short, ones)) };
+            first += pairs;
+        }
+        sum
+    }
+
+    /// `w * x = |w| * (x with the sign of w)`; as `|x| <= 127`, a sum of two such products fits into 16 bits.
+    #[inline(always)]
+    unsafe fn dot_signed(weights: &[__m256i; 8], x: &[[i8; 4]; 8], _sum: i32) -> __m256i {
+        let ones = unsafe { _mm256_set1_epi16(1) };
+        let mut sum = unsafe { _mm256_setzero_si256() };
+        for (&weights, x) in weights.iter().zip(x) {
+            let x = unsafe { _mm256_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned))) };
+            let pairs = unsafe { _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights)) };
+            sum = unsafe { _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones)) };
+        }
+        sum
+    }
+}
+
+/// Sixteen lanes, with AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+// SAFETY of the blocks below: the caller has AVX-512 F, BW, DQ, VL and VNNI, and vouches for the pointers.
+#[allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "argued once above: each block is one intrinsic of the type's own set"
+)]
+impl Isa for Avx512 {
+    type Float = __m512;
+    type Int = __m512i;
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 12;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> __m512 {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_brain(from: *const u16) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: __m512) {
+        unsafe { _mm512_storeu_ps(to, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_sub_from(a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fnmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_int(value: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn shift(a: __m512i, by: i32) -> __m512i {
+        if by >= 0 {
+            unsafe { _mm512_sll_epi32(a, _mm_cvtsi32_si128(by)) }
+        } else {
+            unsafe { _mm512_srl_epi32(a, _mm_cvtsi32_si128(-by)) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_int(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub_int(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_int(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_float(a: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[__m512i; N], x: &[[i8; 4]]) -> __m512i {
+        let mut sum = unsafe { _mm512_setzero_si512() };
+        for (&weights, x) in weights.iter().zip(x) {
+            let x = unsafe { _mm512_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned))) };
+            sum = unsafe { _mm512_dpbusd_epi32(sum, weights, x) };
+        }
+        sum
+    }
+
+    /// The instruction takes unsigned weights: 128 is added to each, and 128 times the sum of `x` taken off.
+    #[inline(always)]
+    unsafe fn dot_signed(weights: &[__m512i; 8], x: &[[i8; 4]; 8], sum: i32) -> __m512i {
+        let bias = unsafe { _mm512_set1_epi8(-128) };
+        let mut unsigned = *weights;
+        for weights in &mut unsigned {
+            *weights = unsafe { _mm512_xor_si512(*weights, bias) };
+        }
+        unsafe { Self::sub_int(Self::dot::<255, 8>(&unsigned, x), Self::splat_int(128 * sum)) }
+    }
+}
