@@ -4,7 +4,7 @@
 //! sit behind features. Knows the repository and the commands of `pagewise`, none of its code.
 
 mod bench;
-mod ci;
+mod checks;
 #[cfg(feature = "codegen")]
 mod codegen;
 mod demo;
@@ -30,9 +30,9 @@ struct Cli {
 enum Task {
     /// Builds in release, fetches the demo model, starts a server on loopback, and streams one chat answer through gRPC.
     Demo(demo::Args),
-    /// Runs all tests, those on real weights included, with nextest if it is installed.
+    /// Runs every check (format, tidy, clippy, docs, generated code), then all tests, with nextest if it is installed.
     Test(test::Args),
-    /// Everything that a change must pass: format, tidy, clippy, docs, generated code, tests.
+    /// What continuous integration runs: the same, and no test may be skipped for want of the demo model.
     Ci,
     /// Checks the layer table, the sources and the papers.
     Tidy,
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
-        Task::Ci => ci::run(),
+        Task::Ci => test::ci(),
         Task::Tidy => tidy::run(),
         Task::Codegen { check } => codegen(check),
         Task::Doctor => doctor::run(),

@@ -1,2 +1,66 @@
-//! The Pagewise binary.
-fn main() {}
+//! Pagewise: flags → configuration → wiring → run → drain.
+//!
+//! The composition root: the only place that knows a concrete backend, the edge and the files of a model at once. Holds no
+//! business logic.
+
+mod bench;
+mod cache;
+mod cli;
+mod config_file;
+mod inspect;
+mod machine;
+mod mmap;
+mod model_files;
+mod progress;
+mod pull;
+mod report;
+mod serve;
+mod settings;
+mod talk;
+mod target;
+mod wiring;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{BenchCommand, Command};
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    match config_file::parse(&typed).and_then(|cli| run(&cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::run(args)),
+        Command::Generate(args) => block_on(Builder::new_current_thread(), talk::generate(args)),
+        Command::Chat(args) => block_on(Builder::new_current_thread(), talk::chat(args)),
+        Command::Pull(args) => pull::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Bench(BenchCommand::Throughput(args)) => {
+            block_on(Builder::new_current_thread(), bench::throughput(args))
+        }
+        Command::Bench(BenchCommand::Latency(args)) => block_on(Builder::new_current_thread(), bench::latency(args)),
+    }
+}
+
+/// Runs a command on a runtime of its own.
+fn block_on(mut builder: Builder, command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime: Runtime = builder.enable_all().build().context("cannot start the async runtime")?;
+    let outcome = runtime.block_on(command);
+    // A blocking read of stdin, say, must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,139 @@
+//! `pagewise bench`: the engine alone, in this process, under requests in token ids. Figures go to stdout as JSON. Knows no
+//! text and no server.
+
+mod figures;
+mod workload;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use engine::{Engine, Event, PrefixKeys, RequestHandle, Salt, SubmitRequest};
+use serde_json::{Value, json};
+use serving_types::{FinishReason, SamplingParams, TokenId, Usage};
+
+use crate::cli::{LatencyArgs, ThroughputArgs};
+use crate::report;
+use crate::wiring::{self, Started};
+use figures::Figures;
+use workload::Request;
+
+/// Runs `pagewise bench throughput`.
+pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
+    let read = args.requests.as_deref().map(workload::read).transpose()?;
+    let started = wiring::start(&args.engine)?;
+    eprintln!("{}", started.describe());
+    let requests =
+        read.unwrap_or_else(|| draw(&started, args.num_requests, args.workload.input_len, args.workload.output_len));
+    let run = run(&started.engine, &requests).await?;
+    if let Some(path) = &args.output_tokens {
+        write_tokens(path, &run).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print(&started, Figures::new(&run).into_json());
+    Ok(())
+}
+
+/// Runs `pagewise bench latency`.
+pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
+    if args.num_iters == 0 {
+        bail!("--num-iters 0: at least one batch must be measured");
+    }
+    let started = wiring::start(&args.engine)?;
+    eprintln!("{}", started.describe());
+    let (mut batches, mut last) = (Vec::new(), None);
+    for iteration in 0..args.num_iters_warmup + args.num_iters {
+        let requests = draw(&started, args.batch_size, args.workload.input_len, args.workload.output_len);
+        // The prompts are the same each time; without this all but the first batch would find them in the cache.
+        started.engine.clear_prefix_cache();
+        let run = run(&started.engine, &requests).await?;
+        if iteration >= args.num_iters_warmup {
+            batches.push(run.elapsed);
+            last = Some(run);
+        }
+    }
+    let last = last.expect("at least one batch was measured");
+    print(
+        &started,
+        json!({ "batch_ms": report::percentiles_ms(&mut batches), "last_batch": Figures::new(&last).into_json() }),
+    );
+    Ok(())
+}
+
+fn draw(started: &Started, num_requests: u32, input_len: u32, output_len: u32) -> Vec<Request> {
+    workload::draw(num_requests, input_len, output_len, started.engine.limits().vocab_size, started.settings.seed)
+}
+
+/// What a run produced.
+struct Run {
+    elapsed: Duration,
+    answers: Vec<Answered>,
+    before: engine::EngineStats,
+    after: engine::EngineStats,
+}
+
+/// One request's tokens, and when they came, counted from the start of the run.
+struct Answered {
+    tokens: Vec<TokenId>,
+    at: Vec<Duration>,
+    usage: Usage,
+}
+
+/// Submits all requests at once and waits for all of their tokens.
+async fn run(engine: &Engine, requests: &[Request]) -> Result<Run> {
+    let before = engine.stats();
+    let start = Instant::now();
+    let mut tasks = Vec::new();
+    for (index, request) in requests.iter().enumerate() {
+        let handle = submit(engine, request).with_context(|| format!("request {index}"))?;
+        tasks.push(tokio::spawn(receive(handle, start)));
+    }
+    let mut answers = Vec::with_capacity(tasks.len());
+    for (index, task) in tasks.into_iter().enumerate() {
+        answers.push(task.await?.with_context(|| format!("request {index}"))?);
+    }
+    Ok(Run { elapsed: start.elapsed(), answers, before, after: engine.stats() })
+}
+
+/// Greedy, and exactly as many tokens as wanted: no token ends the request.
+fn submit(engine: &Engine, request: &Request) -> Result<RequestHandle> {
+    let mut prompt = PrefixKeys::new(&Salt::default(), engine.limits().block_size);
+    prompt.extend(&request.prompt_token_ids);
+    let sampling = SamplingParams { max_tokens: request.output_tokens, ..SamplingParams::default() };
+    Ok(engine.submit(SubmitRequest { prompt, sampling: Arc::new(sampling), timeout: None })?)
+}
+
+async fn receive(mut handle: RequestHandle, start: Instant) -> Result<Answered> {
+    let (mut tokens, mut at) = (Vec::new(), Vec::new());
+    while let Some(event) = handle.next().await {
+        match event {
+            Event::PromptLogprobs { .. } => {}
+            Event::Token { token, .. } => {
+                tokens.push(token);
+                at.push(start.elapsed());
+            }
+            Event::Finished { reason: FinishReason::Length, usage, .. } => return Ok(Answered { tokens, at, usage }),
+            Event::Finished { reason, .. } => bail!("it ended with {reason:?}"),
+        }
+    }
+    bail!("its events ended without a last one")
+}
+
+/// The figures, with what they were measured on.
+fn print(started: &Started, mut figures: Value) {
+    let settings: Vec<String> = started.settings.to_string().lines().map(str::to_string).collect();
+    figures["model"] = json!(started.files.name);
+    figures["device"] = json!(started.device);
+    figures["settings"] = json!(settings);
+    println!("{figures:#}");
+}
+
+fn write_tokens(path: &Path, run: &Run) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for answer in &run.answers {
+        writeln!(file, "{}", json!({ "output_token_ids": answer.tokens }))?;
+    }
+    file.flush()
+}

@@ -1,0 +1,401 @@
+//! The command line as typed: names, help and syntax of every flag. Knows no model, no machine and no default that
+//! depends on either; `settings` resolves those.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An LLM serving engine: paged KV cache, continuous batching, prefix cache, streams over gRPC.
+#[derive(Parser, Debug)]
+#[command(version, args_override_self = true, max_term_width = 110)]
+#[command(after_help = "Try it:
+  pagewise pull smollm2-135m-instruct        fetch a small model (98 MB)
+  pagewise chat --model smollm2-135m-instruct
+  pagewise serve --model smollm2-135m-instruct
+  pagewise chat --connect http://127.0.0.1:50051")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+#[command(args_override_self = true)]
+pub(crate) enum Command {
+    /// Serves a model over gRPC.
+    Serve(ServeArgs),
+    /// Continues a prompt and streams the text to stdout.
+    Generate(GenerateArgs),
+    /// Talks with a model, turn by turn.
+    Chat(ChatArgs),
+    /// Fetches a model into the cache.
+    Pull(PullArgs),
+    /// Shows what a model's files hold and what memory it will take. Loads nothing.
+    Inspect(InspectArgs),
+    /// Measures the engine in this process, without a server. Prints JSON.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+impl Command {
+    /// The flags about model and engine, and with them the TOML file, of commands that have them.
+    pub(crate) fn engine_args(&self) -> Option<&EngineArgs> {
+        match self {
+            Self::Serve(args) => Some(&args.engine),
+            Self::Generate(args) => Some(&args.engine),
+            Self::Chat(args) => Some(&args.engine),
+            Self::Inspect(args) => Some(&args.engine),
+            Self::Bench(BenchCommand::Throughput(args)) => Some(&args.engine),
+            Self::Bench(BenchCommand::Latency(args)) => Some(&args.engine),
+            Self::Pull(_) => None,
+        }
+    }
+}
+
+/// Which model, and how much it may take. The names are vLLM's.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Model and engine")]
+pub(crate) struct EngineArgs {
+    /// A .gguf file, a folder with config.json and safetensors, or the name of a pulled model.
+    #[arg(long, value_name = "PATH|NAME")]
+    pub(crate) model: Option<String>,
+    /// A TOML file whose keys are the flags of `serve` without the dashes. Flags win over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where to compute. `auto` takes the best that is there.
+    #[arg(long, value_enum)]
+    pub(crate) device: Option<Device>,
+    /// Arithmetic. `auto`: weights multiplied as they are stored, the fastest way. `float32`: weights dequantised exactly,
+    /// activations and KV cache in float32, the reference.
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<Dtype>,
+    /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
+    #[arg(long, value_enum)]
+    pub(crate) load_format: Option<LoadFormat>,
+    /// Longest context of a request, prompt and output together, in tokens [default: what the model was made for, or what
+    /// the KV cache can hold].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_model_len: Option<NonZeroU32>,
+    /// Most requests that run at once; others wait [default: 64].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_num_seqs: Option<NonZeroU32>,
+    /// Token budget of a step. Larger steps prefill faster, smaller ones keep the gaps between tokens short [default: 512].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_num_batched_tokens: Option<NonZeroU32>,
+    /// Tokens a KV block holds [default: 16].
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) block_size: Option<NonZeroU32>,
+    /// Size of the KV cache: bytes, or with KiB, MiB or GiB [default: a quarter of the available memory, at most 4 GiB and
+    /// at most what max-num-seqs requests of max-model-len tokens can use].
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) kv_cache_memory_bytes: Option<NonZeroU64>,
+    /// Share of a GPU's memory to use, in (0, 1]. Has no effect on the CPU.
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    pub(crate) gpu_memory_utilization: Option<f64>,
+    /// Share the KV blocks of equal prompt prefixes [default].
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub(crate) enable_prefix_caching: bool,
+    /// Compute every prompt anew.
+    #[arg(long, overrides_with = "enable_prefix_caching")]
+    pub(crate) no_enable_prefix_caching: bool,
+    /// Seed of dummy weights, of drawn benchmark prompts, and of the answers of `generate` and `chat`.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Device {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dtype {
+    Auto,
+    Float32,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadFormat {
+    Auto,
+    Dummy,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise serve --model ./Qwen3-0.6B --port 50051 --max-model-len 4096")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Address to listen on. The default is loopback: there is no authentication.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// Port to listen on; 0 lets the system choose. The address is written to stdout once the server is ready.
+    #[arg(long, default_value_t = 50051)]
+    pub(crate) port: u16,
+    /// Seconds that running requests get to finish after an interrupt; then they are cancelled.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) shutdown_timeout: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  pagewise generate --model smollm2-135m-instruct --prompt \"The capital of France is\" --max-tokens 8
+  echo \"Once upon a time\" | pagewise generate --connect http://127.0.0.1:50051")]
+pub(crate) struct GenerateArgs {
+    /// Text to continue [default: all of stdin].
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt_token_ids")]
+    pub(crate) prompt: Option<String>,
+    /// Token ids to continue, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  pagewise chat --model smollm2-135m-instruct
+  pagewise chat --connect http://127.0.0.1:50051 --quick \"Why is the sky blue?\" --summary")]
+pub(crate) struct ChatArgs {
+    /// Ask this one question, print the answer, and end.
+    #[arg(long, short, value_name = "MESSAGE")]
+    pub(crate) quick: Option<String>,
+    /// Opens the conversation with a system message.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system_prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) answer: AnswerArgs,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Who answers, and what is shown beside the text.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct AnswerArgs {
+    /// Ask a running server instead of loading a model here.
+    #[arg(long, value_name = "URL", conflicts_with = "model")]
+    pub(crate) connect: Option<String>,
+    /// Afterwards print times, token counts, KV blocks and the memory ledger to stderr.
+    #[arg(long)]
+    pub(crate) summary: bool,
+}
+
+/// How tokens are chosen. Whatever is not given takes the model's own default.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArgs {
+    /// Most tokens to generate.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) max_tokens: Option<u32>,
+    /// Do not stop before this many tokens.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) min_tokens: Option<u32>,
+    /// Divides the logits; 0 always takes the most likely token.
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+    /// Keep the smallest set of most likely tokens whose probability reaches this.
+    #[arg(long)]
+    pub(crate) top_p: Option<f32>,
+    /// Keep this many most likely tokens; 0 keeps all.
+    #[arg(long)]
+    pub(crate) top_k: Option<u32>,
+    /// Keep tokens at least this many times as likely as the most likely one.
+    #[arg(long)]
+    pub(crate) min_p: Option<f32>,
+    /// Makes tokens of the prompt and the answer less likely, if above 1.
+    #[arg(long)]
+    pub(crate) repetition_penalty: Option<f32>,
+    /// Subtracted from the logit of each token of the answer.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Subtracted for each time a token is in the answer.
+    #[arg(long, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// End when the text holds this. May be given more than once.
+    #[arg(long, value_name = "TEXT", action = clap::ArgAction::Append)]
+    pub(crate) stop: Vec<String>,
+    /// End with any of these tokens, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(crate) stop_token_ids: Vec<u32>,
+    /// Go on past the model's end-of-sequence token.
+    #[arg(long)]
+    pub(crate) ignore_eos: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  pagewise pull smollm2-135m-instruct
+  pagewise pull Qwen/Qwen3-0.6B
+  pagewise pull Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf
+
+HF_ENDPOINT names another hub, HF_TOKEN opens gated models, PAGEWISE_CACHE moves the cache.")]
+pub(crate) struct PullArgs {
+    /// `smollm2-135m-instruct`, the demo model; a Hugging Face id, `owner/name`; or one GGUF file of such a model.
+    pub(crate) model: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// List every tensor.
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Subcommand, Debug)]
+#[command(args_override_self = true)]
+pub(crate) enum BenchCommand {
+    /// All requests at once: how many tokens a second.
+    Throughput(ThroughputArgs),
+    /// One batch of equal requests, several times: how long a batch and a step take.
+    Latency(LatencyArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  pagewise bench throughput --model smollm2-135m-instruct --num-requests 32 --input-len 128 --output-len 64
+  pagewise bench throughput --model ./config-only --load-format dummy --requests trace.jsonl")]
+pub(crate) struct ThroughputArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Number of drawn requests.
+    #[arg(long, value_name = "N", default_value_t = 32, conflicts_with = "requests")]
+    pub(crate) num_requests: u32,
+    /// Take the requests from a file: `{"prompt_token_ids": [...], "output_tokens": N}` a line.
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) requests: Option<PathBuf>,
+    /// Write the generated tokens: `{"output_token_ids": [...]}` a line, in the order of the requests.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_tokens: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise bench latency --model smollm2-135m-instruct --batch-size 1 --input-len 128 --output-len 64")]
+pub(crate) struct LatencyArgs {
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
+    /// Requests in the batch.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) batch_size: u32,
+    /// Batches that are measured.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) num_iters: u32,
+    /// Batches before those, not measured.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) num_iters_warmup: u32,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Drawn requests: random token ids, end-of-sequence ignored.
+#[derive(Args, Debug)]
+pub(crate) struct WorkloadArgs {
+    /// Prompt tokens of a drawn request.
+    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    pub(crate) input_len: u32,
+    /// Output tokens of a drawn request.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub(crate) output_len: u32,
+}
+
+/// A size in bytes: `1073741824`, `1024MiB`, `1GiB`.
+fn parse_bytes(text: &str) -> Result<NonZeroU64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        unit => return Err(format!("unknown unit `{unit}`; known are KiB, MiB and GiB")),
+    };
+    let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
+    number
+        .checked_mul(1 << shift)
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| "must be above 0 and fit 64 bits".to_string())
+}
+
+/// A share in (0, 1].
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if share > 0.0 && share <= 1.0 { Ok(share) } else { Err("must be above 0 and at most 1".to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_shares() {
+        let bytes = |text: &str| parse_bytes(text).map(NonZeroU64::get).ok();
+        assert_eq!(bytes("4096"), Some(4096));
+        assert_eq!(bytes("1GiB"), Some(1 << 30));
+        assert_eq!(bytes("3 MiB"), Some(3 << 20));
+        for wrong in ["", "0", "GiB", "1GB", "-1", "1.5GiB", "99999999999GiB"] {
+            assert_eq!(bytes(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_share("0.9"), Ok(0.9));
+        for wrong in ["0", "1.1", "NaN", "x"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// README and docs show commands of `pagewise`; each of them must parse.
+    #[test]
+    fn commands_in_the_papers_parse() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+        let mut num_commands = 0;
+        for path in ["README.md", "docs/operations.md", "examples/README.md"] {
+            let Ok(text) = std::fs::read_to_string(format!("{root}/{path}")) else { continue };
+            for line in text.lines().map(str::trim).filter(|line| line.starts_with("pagewise ")) {
+                let line = line.split(" #").next().unwrap_or(line);
+                let parsed = Cli::try_parse_from(words(line)).map(|_| ()).map_err(|error| error.kind());
+                assert!(
+                    matches!(parsed, Ok(()) | Err(clap::error::ErrorKind::DisplayHelp)),
+                    "{path}: {line}: {parsed:?}"
+                );
+                num_commands += 1;
+            }
+        }
+        // Their examples in --help count too, so that this test checks something before the papers exist.
+        for command in Cli::command().get_subcommands().chain([&Cli::command()]) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines().map(str::trim).filter(|line| line.starts_with("pagewise ")) {
+                let line = line.split("   ").next().unwrap_or(line);
+                assert!(Cli::try_parse_from(words(line)).is_ok(), "--help: {line}");
+                num_commands += 1;
+            }
+        }
+        assert!(num_commands >= 10, "only {num_commands} commands found");
+    }
+
+    /// Splits as a shell does, as far as papers need it: spaces, and double quotes.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('"').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_string)),
+                _ => words.push(part.to_string()),
+            }
+        }
+        words
+    }
+}

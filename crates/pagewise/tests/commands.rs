@@ -1,0 +1,170 @@
+//! The binary as its users see it: what it prints, what it refuses and how, on small models. Real weights are in
+//! `demo_model.rs`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny");
+
+/// Runs `pagewise` in an empty cache with some stdin.
+fn pagewise(arguments: &[&str], stdin: &str) -> Output {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pagewise"))
+        .args(arguments)
+        .env("PAGEWISE_CACHE", cache.path())
+        .env("HF_ENDPOINT", "http://127.0.0.1:1")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    // A command that refuses its flags may be gone before it reads.
+    let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
+    child.wait_with_output().expect("the binary ends")
+}
+
+/// A refusal: exit code 1, nothing on stdout, and one line on stderr that begins with `error: ` and holds `expected`.
+#[track_caller]
+fn check_refused(arguments: &[&str], expected: &str) {
+    let output = pagewise(arguments, "");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{arguments:?}");
+    let last = stderr.lines().last().unwrap_or_default();
+    assert!(last.starts_with("error: ") && last.contains(expected), "{arguments:?}: {stderr}");
+}
+
+#[test]
+fn bad_input_gets_one_clear_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, content: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let tiny = &format!("{TINY}/qwen3");
+    let empty_folder = folder.path().join("empty");
+    std::fs::create_dir(&empty_folder).expect("made");
+
+    check_refused(&["serve"], "--model is missing");
+    check_refused(
+        &["inspect", "--model", "nowhere"],
+        "there is no nowhere: neither a file or folder, nor a pulled model",
+    );
+    check_refused(&["inspect", "--model", &empty_folder.to_string_lossy()], "config.json: No such file");
+    check_refused(&["inspect", "--model", &file("empty.gguf", b"")], "empty.gguf: it is empty");
+    check_refused(&["inspect", "--model", &file("junk.gguf", b"not a model")], "junk.gguf: ");
+    check_refused(&["inspect", "--model", &file("cut.gguf", b"GGUF\x03\0\0\0")], "cut.gguf: ");
+    let t5 = file("config.json", br#"{"architectures": ["T5ForConditionalGeneration"]}"#);
+    check_refused(
+        &["inspect", "--load-format", "dummy", "--model", &t5],
+        "`T5ForConditionalGeneration` is not supported; supported are",
+    );
+    check_refused(&["inspect", "--model", &t5], "has no weights; --load-format dummy makes some");
+
+    let with_toml = |name: &str, content: &str| file(name, content.as_bytes());
+    check_refused(&["serve", "--config", "/none.toml"], "cannot read /none.toml: No such file");
+    check_refused(&["serve", "--config", &with_toml("a.toml", "prot = 1")], "a.toml: unknown key `prot`; known are");
+    check_refused(&["serve", "--config", &with_toml("b.toml", "port = 70000")], "b.toml: invalid value '70000'");
+
+    check_refused(
+        &["inspect", "--model", tiny, "--max-model-len", "9999999"],
+        "--max-model-len 9999999: the model's context holds at most",
+    );
+    check_refused(&["inspect", "--model", tiny, "--block-size", "24"], "--block-size 24: it must be a power of two");
+    check_refused(&["inspect", "--model", tiny, "--device", "cuda"], "no CUDA backend");
+    check_refused(&["generate", "--model", tiny, "--prompt", "Hi"], "has no tokenizer.json");
+    check_refused(&["bench", "throughput", "--model", tiny, "--input-len", "0"], "request 0: ");
+    check_refused(
+        &["bench", "throughput", "--model", tiny, "--requests", &file("r.jsonl", b"{}")],
+        "r.jsonl: line 1: missing field",
+    );
+    check_refused(&["chat", "--connect", "127.0.0.1:1", "--quick", "Hi"], "cannot reach a server at 127.0.0.1:1");
+    check_refused(&["chat", "--connect", "not a url", "--quick", "Hi"], "not a url is no address");
+    check_refused(&["pull", "nothing"], "`nothing` names no model that can be pulled");
+    check_refused(&["pull", "owner/name"], "cannot reach http://127.0.0.1:1");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    check_refused(&["serve", "--model", tiny, "--port", &port], &format!("127.0.0.1:{port} is in use"));
+}
+
+#[test]
+fn help_teaches() {
+    for command in [vec![], vec!["serve"], vec!["generate"], vec!["chat"], vec!["pull"], vec!["bench", "throughput"]] {
+        let output = pagewise(&[&command[..], &["--help"]].concat(), "");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && stdout.contains("pagewise"), "{command:?}: {stdout}");
+    }
+    // A wrong flag is a wrong command line: exit code 2, as everywhere.
+    assert_eq!(pagewise(&["serve", "--prot", "1"], "").status.code(), Some(2));
+}
+
+#[test]
+fn inspect_shows_tensors_config_and_memory() {
+    let output = pagewise(&["inspect", "--tensors", "--model", &format!("{TINY}/qwen3")], "");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for expected in [
+        "Qwen3ForCausalLM",
+        "layers",
+        "parameters",
+        "model.embed_tokens.weight",
+        "max-model-len = ",
+        "kv blocks",
+        "total",
+    ] {
+        assert!(stdout.contains(expected), "{expected} is not in {stdout}");
+    }
+}
+
+/// The tokens that a benchmark run writes, and its figures.
+fn bench(model: &str, extra: &[&str]) -> (String, serde_json::Value) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tokens = folder.path().join("tokens.jsonl").to_string_lossy().into_owned();
+    let shape = ["--num-requests", "5", "--input-len", "20", "--output-len", "6", "--max-model-len", "64"];
+    let arguments =
+        [&["bench", "throughput", "--model", model, "--output-tokens", &tokens], &shape[..], extra].concat();
+    let output = pagewise(&arguments, "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures = serde_json::from_slice(&output.stdout).expect("JSON on stdout and nothing else");
+    (std::fs::read_to_string(&tokens).expect("written"), figures)
+}
+
+#[test]
+fn bench_is_reproducible_and_counts_right() {
+    let tiny = format!("{TINY}/llama-llama3-rope");
+    let (tokens, figures) = bench(&tiny, &[]);
+    assert_eq!(tokens.lines().count(), 5);
+    for (name, expected) in [("num_requests", 5), ("prompt_tokens", 100), ("output_tokens", 30)] {
+        assert_eq!(figures[name], expected, "{name}");
+    }
+    assert!(figures["steps"].as_u64() >= Some(6), "{figures}");
+    assert!(figures["output_tokens_per_second"].as_f64() > Some(0.0), "{figures}");
+    // One request at a time, in chunks, without sharing: the same tokens.
+    let strict = ["--max-num-seqs", "1", "--max-num-batched-tokens", "8", "--no-enable-prefix-caching"];
+    assert_eq!(bench(&tiny, &strict).0, tokens);
+    assert_ne!(bench(&tiny, &["--seed", "1"]).0, tokens);
+
+    // Random weights from a config.json alone.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("config.json");
+    std::fs::copy(Path::new(&tiny).join("config.json"), &config).expect("copied");
+    let dummy = |seed: &str| bench(&config.to_string_lossy(), &["--load-format", "dummy", "--seed", seed]).0;
+    assert_eq!(dummy("1"), dummy("1"));
+    assert_ne!(dummy("1"), dummy("2"));
+}
+
+#[test]
+fn bench_latency_measures_batches() {
+    let tiny = format!("{TINY}/qwen2");
+    let shape =
+        ["--batch-size", "2", "--input-len", "8", "--output-len", "4", "--num-iters", "2", "--max-model-len", "32"];
+    let output = pagewise(&[&["bench", "latency", "--model", &tiny][..], &shape].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(figures["batch_ms"]["p50"].as_f64() > Some(0.0), "{figures}");
+    assert_eq!(figures["last_batch"]["output_tokens"], 8);
+    assert_eq!(figures["last_batch"]["cached_tokens"], 0);
+}
