@@ -170,21 +170,15 @@ fn tojson(state: &State, value: &Value, indent: Option<usize>, options: &Kwargs)
 fn without_generation_blocks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        let Some(end) = tag.find("%}") else {
-            rest = tag;
-            break;
+    while let Some((before, tag)) = rest.split_once("{%") {
+        let Some((inner, after)) = tag.split_once("%}") else { break };
+        let inner = match inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            name @ "generation" => inner.replace(name, "if true"),
+            name @ "endgeneration" => inner.replace(name, "endif"),
+            _ => inner.to_owned(),
         };
-        let inner = &tag[2..end];
-        out.push_str("{%");
-        match inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
-            name @ "generation" => out.push_str(&inner.replace(name, "if true")),
-            name @ "endgeneration" => out.push_str(&inner.replace(name, "endif")),
-            _ => out.push_str(inner),
-        }
-        rest = &tag[end..];
+        out.extend([before, "{%", &inner, "%}"]);
+        rest = after;
     }
     out.push_str(rest);
     out

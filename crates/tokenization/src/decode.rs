@@ -28,7 +28,7 @@ impl IncrementalDecoder {
     /// A decoder at the beginning of a sequence.
     #[must_use]
     pub fn new(tokenizer: Arc<Tokenizer>, special: SpecialText) -> Self {
-        let drop_space = tokenizer.drops_leading_space();
+        let drop_space = tokenizer.drops_leading_space;
         Self { tokenizer, special, pending: Vec::new(), text: String::new(), drop_space }
     }
 
@@ -52,7 +52,7 @@ impl IncrementalDecoder {
     pub fn flush(&mut self) -> String {
         let rest = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending.clear();
-        self.drop_space = self.tokenizer.drops_leading_space();
+        self.drop_space = self.tokenizer.drops_leading_space;
         rest
     }
 }

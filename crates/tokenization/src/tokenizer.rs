@@ -137,10 +137,6 @@ impl Tokenizer {
         self.named.eos
     }
 
-    pub(crate) fn drops_leading_space(&self) -> bool {
-        self.drops_leading_space
-    }
-
     /// What a token adds to a decoded text.
     pub(crate) fn bytes_to_show(&self, id: TokenId, special: SpecialText) -> Result<&[u8], TokenizerError> {
         let token =
@@ -151,7 +147,7 @@ impl Tokenizer {
 
 /// Runs the tokenizers crate, which panics where it has no error to give: the regular-expression engine does so when a
 /// pattern of a tokenizer.json backtracks beyond its limit, and the BPE loader on some merges that are not in the
-/// vocabulary. Neither may take down more than the call.
+/// vocabulary. Neither may take down more than the call, though the panic hook still reports it.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
     let what = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => return Ok(value),
