@@ -20,6 +20,8 @@ use crate::{Admission, BlockCopy, BlockId, BlockTable, PrefixKeys, StepId, Token
 /// a block and for why a hit can be trusted.
 pub struct KvCache {
     pub(crate) config: KvCacheConfig,
+    /// The block size is two to this power: block counts are taken at every call, and divisions are slow.
+    block_size_log2: u32,
     pub(crate) pool: Pool,
     pub(crate) index: PrefixIndex,
     pub(crate) promises: Promises,
@@ -52,6 +54,7 @@ impl KvCache {
         };
         Ok(Self {
             config,
+            block_size_log2: config.block_size.ilog2(),
             pool: Pool::new(config.num_blocks),
             index: PrefixIndex::new(num_indexed, config.block_size),
             promises: Promises::new(num_indexed),
@@ -120,7 +123,7 @@ impl KvCache {
         if num_tokens <= table.num_tokens {
             return Ok(());
         }
-        let num_new = num_tokens.div_ceil(self.config.block_size) - table.blocks.len() as u32;
+        let num_new = self.num_blocks_of(num_tokens) - table.blocks.len() as u32;
         self.check_available(num_new)?;
         for _ in 0..num_new {
             let block = self.take();
@@ -143,8 +146,8 @@ impl KvCache {
         if num_tokens >= table.num_tokens {
             return;
         }
-        let num_kept = num_tokens.div_ceil(self.config.block_size) as usize;
-        if !num_tokens.is_multiple_of(self.config.block_size) {
+        let num_kept = self.num_blocks_of(num_tokens) as usize;
+        if num_kept > self.num_full_blocks_of(num_tokens) as usize {
             let cut = self.pool.get(table.blocks[num_kept - 1]);
             assert!(cut.num_tables == 1, "a shared block is never cut");
             assert!(cut.node.is_none(), "a promised or published block is never cut");
@@ -152,7 +155,8 @@ impl KvCache {
         self.num_table_blocks -= (table.blocks.len() - num_kept) as u64;
         self.num_table_tokens -= u64::from(table.num_tokens - num_tokens);
         let mut busy_end = after.map_or(0, StepId::end);
-        for block in table.blocks.drain(num_kept..).rev() {
+        while table.blocks.len() > num_kept {
+            let block = table.blocks.pop().expect("more blocks than are kept");
             self.let_go(block, &mut busy_end);
         }
         // A block stays busy at least as long as the blocks after it, so that none of them outlives it in the index.
@@ -181,8 +185,9 @@ impl KvCache {
     ) -> Result<(BlockTable, Option<BlockCopy>), OutOfBlocks> {
         self.assert_owns(table);
         assert!(num_tokens <= table.num_tokens, "a fork takes no more tokens than there are");
-        let num_shared = (num_tokens / self.config.block_size) as usize;
-        let partial = (!num_tokens.is_multiple_of(self.config.block_size)).then(|| table.blocks[num_shared]);
+        let num_shared = self.num_full_blocks_of(num_tokens) as usize;
+        let has_partial = self.num_blocks_of(num_tokens) as usize > num_shared;
+        let partial = has_partial.then(|| table.blocks[num_shared]);
         self.check_available(u32::from(partial.is_some()))?;
 
         let mut fork = self.open_table();
@@ -213,7 +218,7 @@ impl KvCache {
         self.num_table_tokens -= u64::from(num_tokens);
         let mut busy_end = after.map_or(0, StepId::end);
         // From the end, so that blocks are cached, and later evicted, before the blocks of their prefix.
-        for block in blocks.drain(..).rev() {
+        while let Some(block) = blocks.pop() {
             self.let_go(block, &mut busy_end);
         }
         self.spare.push(blocks);
@@ -279,6 +284,17 @@ impl KvCache {
 
     pub(crate) fn assert_owns(&self, table: &BlockTable) {
         assert!(Arc::ptr_eq(&self.owner, &table.owner), "the table belongs to another cache");
+    }
+
+    /// Full blocks among `num_tokens` tokens.
+    pub(crate) fn num_full_blocks_of(&self, num_tokens: u32) -> u32 {
+        num_tokens >> self.block_size_log2
+    }
+
+    /// Blocks that hold `num_tokens` tokens.
+    fn num_blocks_of(&self, num_tokens: u32) -> u32 {
+        let has_partial = num_tokens & (self.config.block_size - 1) != 0;
+        self.num_full_blocks_of(num_tokens) + u32::from(has_partial)
     }
 
     /// The part of a prompt that may be matched, in blocks: what `keys` covers, and never all of it.

@@ -44,7 +44,8 @@ impl fmt::Debug for Salt {
 }
 
 /// Names a full block together with everything before it: SipHash-1-3 with 128-bit output, keyed by the first half of the
-/// salt, of the parent's key (for a first block, the second half of the salt) and the block's tokens, all little-endian.
+/// salt, of the block's tokens (a single token is padded to eight bytes) and then the parent's key (for a first block, the
+/// second half of the salt), all little-endian.
 ///
 /// A key finds candidates and names blocks in events. It decides nothing: a hit is confirmed by comparing tokens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,15 +64,19 @@ impl BlockKey {
     }
 
     fn child(self, (k0, k1): (u64, u64), tokens: &[TokenId]) -> Self {
+        // The tokens come first: hashing them does not wait for the parent's key, so the processor works ahead.
         let mut hash = SipHash128::<1, 3>::new(k0, k1);
+        let (pairs, single) = tokens.as_chunks::<2>();
+        for [low, high] in pairs {
+            hash.word(u64::from(*low) | u64::from(*high) << 32);
+        }
+        for token in single {
+            hash.word(u64::from(*token));
+        }
         hash.word(self.0 as u64);
         hash.word((self.0 >> 64) as u64);
-        let pairs = tokens.chunks_exact(2);
-        let tail = pairs.remainder().first().map_or(0, |token| u64::from(*token));
-        for pair in pairs {
-            hash.word(u64::from(pair[0]) | u64::from(pair[1]) << 32);
-        }
-        Self(hash.finish(tail, size_of::<u128>() + size_of_val(tokens)))
+        let num_words = tokens.len().div_ceil(2) + 2;
+        Self(hash.finish(0, num_words * size_of::<u64>()))
     }
 }
 

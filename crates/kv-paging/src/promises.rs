@@ -47,7 +47,7 @@ impl KvCache {
         if self.config.prefix_caching == PrefixCaching::Off || table.generation != self.generation {
             return;
         }
-        let num_full = (num_tokens / self.config.block_size).min(keys.num_blocks()) as usize;
+        let num_full = self.num_full_blocks_of(num_tokens).min(keys.num_blocks()) as usize;
         // Usually no block or one is new, so look from the end.
         let num_old = table.blocks[..num_full].iter().rposition(|block| self.node_of(*block).is_some());
         let num_old = num_old.map_or(0, |last| last + 1);
