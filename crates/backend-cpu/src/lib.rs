@@ -42,7 +42,7 @@ use tensor_backend::{
 };
 
 use crate::ops::ProductScratch;
-use crate::pool::Pool;
+use crate::pool::{Cores, Pool};
 use crate::simd::Path;
 
 /// How weights are held and multiplied.
@@ -67,8 +67,7 @@ pub struct CpuConfig {
 /// The CPU as a device. Ops run as they are called.
 #[derive(Debug)]
 pub struct CpuBackend {
-    pool: Pool,
-    path: Path,
+    cores: Cores,
     precision: Precision,
     scratch: ProductScratch,
 }
@@ -89,8 +88,10 @@ impl CpuBackend {
     pub fn with_instructions(config: CpuConfig, instructions: Instructions) -> Result<Self, CpuError> {
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            path: Path::new(instructions)?,
-            pool: Pool::new(config.threads.unwrap_or(available).max(1))?,
+            cores: Cores {
+                path: Path::new(instructions)?,
+                pool: Pool::new(config.threads.unwrap_or(available).max(1))?,
+            },
             precision: config.precision,
             scratch: ProductScratch::default(),
         })
@@ -107,9 +108,9 @@ impl Backend for CpuBackend {
     type Error = CpuError;
 
     fn describe(&self) -> String {
-        let threads = self.pool.num_threads();
+        let threads = self.cores.pool.num_threads();
         let plural = if threads == 1 { "" } else { "s" };
-        format!("cpu, {threads} thread{plural}, {}", self.path.instructions())
+        format!("cpu, {threads} thread{plural}, {}", self.cores.path.instructions())
     }
 
     fn activation_element(&self) -> Element {
@@ -137,7 +138,7 @@ impl Backend for CpuBackend {
     }
 
     fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Weight, CpuError> {
-        Ok(Weight::load(parts, role, self.precision, &self.pool))
+        Ok(Weight::load(parts, role, self.precision, &self.cores.pool))
     }
 
     fn weight_bytes(&self, weight: &Weight) -> u64 {
@@ -162,7 +163,7 @@ impl Backend for CpuBackend {
     }
 
     fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Sampler, CpuError> {
-        Ok(Sampler::new(slots, vocab_size, self.pool.num_threads()))
+        Ok(Sampler::new(slots, vocab_size, self.cores.pool.num_threads()))
     }
 
     fn open_slot(
@@ -196,32 +197,32 @@ impl Backend for CpuBackend {
     }
 
     fn rms_norm(&mut self, op: RmsNorm<'_, Self>) -> Result<(), CpuError> {
-        ops::rms_norm(self.path, &self.pool, op);
+        ops::rms_norm(&self.cores, op);
         Ok(())
     }
 
     fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), CpuError> {
-        ops::add_rms_norm(self.path, &self.pool, op);
+        ops::add_rms_norm(&self.cores, op);
         Ok(())
     }
 
     fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), CpuError> {
-        ops::matmul(self.path, &self.pool, &mut self.scratch, op);
+        ops::matmul(&self.cores, &mut self.scratch, op);
         Ok(())
     }
 
     fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CpuError> {
-        ops::gated_matmul(self.path, &self.pool, &mut self.scratch, op);
+        ops::gated_matmul(&self.cores, &mut self.scratch, op);
         Ok(())
     }
 
     fn rope_append(&mut self, op: RopeAppend<'_, Self>) -> Result<(), CpuError> {
-        ops::rope_append(self.path, &self.pool, op);
+        ops::rope_append(&self.cores, op);
         Ok(())
     }
 
     fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), CpuError> {
-        ops::paged_attention(self.path, &self.pool, op);
+        ops::paged_attention(&self.cores, op);
         Ok(())
     }
 
@@ -231,7 +232,7 @@ impl Backend for CpuBackend {
     }
 
     fn sample(&mut self, op: Sample<'_, Self>) -> Result<(), CpuError> {
-        ops::sample(&self.pool, op);
+        ops::sample(&self.cores.pool, op);
         Ok(())
     }
 

@@ -1,6 +1,15 @@
-//! The threads of one backend, and how work is divided among them. Knows pieces of work, not what they compute.
+//! The threads and instructions of one backend, and how work is divided among threads. Knows pieces of work, not what they
+//! compute.
 
 use crate::CpuError;
+use crate::simd::Path;
+
+/// What ops run on.
+#[derive(Debug)]
+pub(crate) struct Cores {
+    pub(crate) pool: Pool,
+    pub(crate) path: Path,
+}
 
 /// Work that can be divided in two.
 pub(crate) trait Split: Send + Sized {
@@ -63,21 +72,11 @@ impl<'a, T> Chunks<'a, T> {
         Self { values, chunk_len, first: 0 }
     }
 
-    /// Calls `f` with the index of each chunk and the chunk.
-    pub(crate) fn for_each(self, mut f: impl FnMut(usize, &mut [T])) {
-        for (offset, chunk) in self.values.chunks_mut(self.chunk_len).enumerate() {
-            f(self.first + offset, chunk);
-        }
-    }
-}
-
-impl<T> Chunks<'_, T> {
-    /// Calls `f` with the index of each chunk, the chunk, and the like chunk of `other`.
-    pub(crate) fn zip(self, other: Self, mut f: impl FnMut(usize, &mut [T], &mut [T])) {
-        let others = other.values.chunks_mut(other.chunk_len);
-        for ((offset, chunk), other) in self.values.chunks_mut(self.chunk_len).enumerate().zip(others) {
-            f(self.first + offset, chunk, other);
-        }
+    /// Each chunk with its index.
+    pub(crate) fn into_chunks(self) -> impl Iterator<Item = (usize, &'a mut [T])> {
+        let first = self.first;
+        let chunks = self.values.chunks_mut(self.chunk_len).enumerate();
+        chunks.map(move |(offset, chunk)| (first + offset, chunk))
     }
 }
 

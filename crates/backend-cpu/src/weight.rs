@@ -1,5 +1,7 @@
 //! Weights in the layouts that the products like. Knows stored formats and rows, not tensor names.
 
+use core::ops::Range;
+
 use model_format::TensorFormat;
 use tensor_backend::{WeightPart, WeightRole};
 
@@ -10,7 +12,7 @@ use crate::panel::{
     dequantise_row,
 };
 use crate::pool::{Chunks, Pool};
-use crate::quantise::{ActivationBlock, BLOCK};
+use crate::quantise::ActivationBlock;
 use crate::simd::{Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorFloat, panel_product, tile_product};
 
 /// Outputs that are computed together.
@@ -61,10 +63,11 @@ pub(crate) struct Activations<'a> {
     pub(crate) blocks: &'a [ActivationBlock],
 }
 
-impl<'a> Activations<'a> {
-    fn blocks_of(&self, row: usize, rows: usize) -> &'a [ActivationBlock] {
-        let per_row = self.floats.cols() / BLOCK;
-        &self.blocks[row * per_row..][..rows * per_row]
+impl Activations<'_> {
+    pub(crate) fn some_rows(&self, rows: Range<usize>) -> Self {
+        let per_row = self.blocks.len() / self.floats.rows().max(1);
+        let blocks = &self.blocks[rows.start * per_row..rows.end * per_row];
+        Self { floats: self.floats.some_rows(rows), blocks }
     }
 }
 
@@ -75,9 +78,9 @@ pub(crate) trait Panels: Send + Sync {
 
     fn bytes(&self) -> usize;
 
-    /// `out[r][c] =` row `first_row + r` of `x` times row `32 unit + c`; columns beyond the last row are undefined.
-    /// `out` has 32 columns.
-    fn unit_product(&self, path: Path, unit: usize, x: &Activations<'_>, first_row: usize, out: MatrixMut<'_>);
+    /// `out[r][c] =` row `r` of `x` times row `32 unit + c`, for all rows of `x`; columns beyond the last row are
+    /// undefined. `out` has 32 columns.
+    fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, out: MatrixMut<'_>);
 
     /// One row, dequantised.
     fn row(&self, row: usize, out: &mut [f32]);
@@ -98,10 +101,9 @@ impl<S: VectorFloat> Panels for FloatPanels<S> {
         size_of_val(self.values.as_slice())
     }
 
-    fn unit_product(&self, path: Path, unit: usize, x: &Activations<'_>, first_row: usize, out: MatrixMut<'_>) {
+    fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, out: MatrixMut<'_>) {
         let panel = &self.values[unit * self.cols * UNIT..][..self.cols * UNIT];
-        let x = x.floats.some_rows(first_row..first_row + out.rows());
-        tile_product::<S>(path, TileProduct { x, panel, panel_stride: UNIT, start: Start::Zero, out });
+        tile_product::<S>(path, TileProduct { x: x.floats, panel, panel_stride: UNIT, start: Start::Zero, out });
     }
 
     fn row(&self, row: usize, out: &mut [f32]) {
@@ -133,13 +135,12 @@ impl<B: VectorBlock> Panels for BlockPanels<B> {
         size_of_val(self.blocks.as_slice())
     }
 
-    fn unit_product(&self, path: Path, unit: usize, x: &Activations<'_>, first_row: usize, mut out: MatrixMut<'_>) {
+    fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, mut out: MatrixMut<'_>) {
         let rows = out.rows();
-        let x = x.blocks_of(first_row, rows);
         let num_panels = self.blocks.len() / self.blocks_per_row;
         for half in 0..(UNIT / PANEL_ROWS).min(num_panels - unit * 2) {
             let out = out.part(0..rows, half * PANEL_ROWS..(half + 1) * PANEL_ROWS);
-            panel_product(path, self.panel(unit * 2 + half), x, out);
+            panel_product(path, self.panel(unit * 2 + half), x.blocks, out);
         }
     }
 
@@ -290,7 +291,9 @@ impl Kind {
                 let mut values = vec![S::Bits::default(); group.rows.div_ceil(UNIT) * group.cols * UNIT];
                 pool.run(Chunks::new(&mut values, group.cols * UNIT), 1, |units| {
                     let mut row = vec![0.0; group.cols];
-                    units.for_each(|unit, panel| fill_unit::<S>(group, unit, panel, &mut row));
+                    for (unit, panel) in units.into_chunks() {
+                        fill_unit::<S>(group, unit, panel, &mut row);
+                    }
                 });
                 Box::new(FloatPanels::<S> { values, cols: group.cols })
             },
@@ -304,7 +307,9 @@ impl Kind {
                 let blocks_per_row = group.cols / B::WIDTH;
                 let mut blocks = vec![B::ZERO; group.rows.div_ceil(PANEL_ROWS) * blocks_per_row];
                 pool.run(Chunks::new(&mut blocks, blocks_per_row), 8, |panels| {
-                    panels.for_each(|index, panel| fill_panel(group, index, panel));
+                    for (index, panel) in panels.into_chunks() {
+                        fill_panel(group, index, panel);
+                    }
                 });
                 Box::new(BlockPanels { blocks, blocks_per_row })
             },

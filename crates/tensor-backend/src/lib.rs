@@ -13,6 +13,8 @@
 //! The `conformance` module (feature `conformance`) checks any backend op by op against float64 arithmetic.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod inputs;
 mod memory;
 mod ops;

@@ -16,7 +16,7 @@ use crate::buffer::Buffer;
 use crate::float::{Brain, Half, Single, StoredFloat};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
 use crate::kv::{Kv, KvValues, head_block};
-use crate::pool::{Pool, Split};
+use crate::pool::{Cores, Split};
 use crate::simd::{Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorFloat, softmax_chunk, tile_product};
 
 /// Positions of a chunk.
@@ -34,15 +34,15 @@ const MAX_QUERIES: usize = MAX_TILE_TOKENS;
 /// Multiply-adds that are worth a thread.
 const GRAIN: usize = 1 << 17;
 
-pub(crate) fn paged_attention(path: Path, pool: &Pool, op: PagedAttention<'_, CpuBackend>) {
+pub(crate) fn paged_attention(cores: &Cores, op: PagedAttention<'_, CpuBackend>) {
     match &op.kv.values {
-        KvValues::F32(values) => attend::<Single>(path, pool, op, values),
-        KvValues::F16(values) => attend::<Half>(path, pool, op, values),
-        KvValues::BF16(values) => attend::<Brain>(path, pool, op, values),
+        KvValues::F32(values) => attend::<Single>(cores, op, values),
+        KvValues::F16(values) => attend::<Half>(cores, op, values),
+        KvValues::BF16(values) => attend::<Brain>(cores, op, values),
     }
 }
 
-fn attend<S: VectorFloat>(path: Path, pool: &Pool, op: PagedAttention<'_, CpuBackend>, values: &[S::Bits]) {
+fn attend<S: VectorFloat>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, values: &[S::Bits]) {
     let PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out, rows } = op;
     let layout = kv.layout();
     assert_eq!(rows, inputs.step().num_tokens());
@@ -55,12 +55,12 @@ fn attend<S: VectorFloat>(path: Path, pool: &Pool, op: PagedAttention<'_, CpuBac
     let tiles = inputs.tiles();
     let num_tasks = tiles.len() * layout.num_kv_heads;
     let products_per_task = 2 * context * cols / num_tasks.max(1);
-    let grain = (GRAIN / products_per_task.max(1)).max(num_tasks.div_ceil(pool.num_threads() * 8));
+    let grain = (GRAIN / products_per_task.max(1)).max(num_tasks.div_ceil(cores.pool.num_threads() * 8));
 
     let group_cols = cols / layout.num_kv_heads;
     let out = MatrixMut::new(out.rows_mut(0..rows), rows, cols, cols);
-    let context = Context::<S> { path, inputs, qkv, kv, values, layer, scale, sliding_window };
-    pool.run(Tasks { tiles, kv_heads: 0..layout.num_kv_heads, group_cols, out }, grain, |mut work| {
+    let context = Context::<S> { path: cores.path, inputs, qkv, kv, values, layer, scale, sliding_window };
+    cores.pool.run(Tasks { tiles, kv_heads: 0..layout.num_kv_heads, group_cols, out }, grain, |mut work| {
         let first_token = work.tiles.first().map_or(0, |tile| tile.tokens.start);
         for tile in work.tiles {
             for (index, kv_head) in work.kv_heads.clone().enumerate() {

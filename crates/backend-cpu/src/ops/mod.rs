@@ -1,4 +1,5 @@
 //! The ops of the `Backend` trait, one file a family. They know shapes and threads; the inner loops are `simd`'s.
+#![allow(clippy::needless_pass_by_value, reason = "an op consumes its params: they borrow its output")]
 
 mod attention;
 mod embed;

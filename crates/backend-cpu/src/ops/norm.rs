@@ -3,23 +3,25 @@
 use tensor_backend::{AddRmsNorm, RmsNorm};
 
 use crate::CpuBackend;
-use crate::pool::{Chunks, Pool, Split};
-use crate::simd::{Path, rms_norm_row};
+use crate::pool::{Chunks, Cores, Split};
+use crate::simd::rms_norm_row;
 
 /// Elements that are worth a thread.
 const GRAIN: usize = 1 << 15;
 
-pub(crate) fn rms_norm(path: Path, pool: &Pool, op: RmsNorm<'_, CpuBackend>) {
+pub(crate) fn rms_norm(cores: &Cores, op: RmsNorm<'_, CpuBackend>) {
     let cols = op.x.cols();
     assert_eq!(op.out.cols(), cols);
     let weight = op.weight.row(0);
     let (x, eps) = (op.x, op.eps);
-    pool.run(Chunks::new(op.out.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
-        rows.for_each(|row, out| rms_norm_row(path, x.row(row), weight, eps, out));
+    cores.pool.run(Chunks::new(op.out.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
+        for (row, out) in rows.into_chunks() {
+            rms_norm_row(cores.path, x.row(row), weight, eps, out);
+        }
     });
 }
 
-pub(crate) fn add_rms_norm(path: Path, pool: &Pool, op: AddRmsNorm<'_, CpuBackend>) {
+pub(crate) fn add_rms_norm(cores: &Cores, op: AddRmsNorm<'_, CpuBackend>) {
     let cols = op.x.cols();
     assert_eq!(op.out.cols(), cols);
     assert_eq!(op.residual.cols(), cols);
@@ -27,13 +29,13 @@ pub(crate) fn add_rms_norm(path: Path, pool: &Pool, op: AddRmsNorm<'_, CpuBacken
     let (x, eps) = (op.x, op.eps);
     let residual = Chunks::new(op.residual.rows_mut(0..op.rows), cols);
     let out = Chunks::new(op.out.rows_mut(0..op.rows), cols);
-    pool.run(Both(residual, out), GRAIN / cols, |Both(residual, out)| {
-        residual.zip(out, |row, residual, out| {
+    cores.pool.run(Both(residual, out), GRAIN / cols, |Both(residual, out)| {
+        for ((row, residual), (_, out)) in residual.into_chunks().zip(out.into_chunks()) {
             for (sum, x) in residual.iter_mut().zip(x.row(row)) {
                 *sum += x;
             }
-            rms_norm_row(path, residual, weight, eps, out);
-        });
+            rms_norm_row(cores.path, residual, weight, eps, out);
+        }
     });
 }
 

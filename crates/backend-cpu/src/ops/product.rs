@@ -7,9 +7,9 @@ use tensor_backend::{GatedMatMul, MatMul};
 
 use crate::CpuBackend;
 use crate::buffer::Buffer;
-use crate::pool::{Chunks, Pool, Split};
+use crate::pool::{Chunks, Cores, Split};
 use crate::quantise::{ActivationBlock, BLOCK};
-use crate::simd::{Matrix, MatrixMut, Path, quantise_row, silu_mul};
+use crate::simd::{Matrix, MatrixMut, quantise_row, silu_mul};
 use crate::weight::{Activations, Segment, UNIT, Weight};
 
 /// Rows that pass through a weight's panel while it is in the cache.
@@ -26,14 +26,7 @@ pub(crate) struct ProductScratch {
 
 impl ProductScratch {
     /// The leading rows of `x`, also quantised if a segment takes them so.
-    fn activations<'a>(
-        &'a mut self,
-        path: Path,
-        pool: &Pool,
-        x: &'a Buffer,
-        rows: usize,
-        weight: &Weight,
-    ) -> Activations<'a> {
+    fn activations<'a>(&'a mut self, cores: &Cores, x: &'a Buffer, rows: usize, weight: &Weight) -> Activations<'a> {
         let cols = weight.cols();
         assert_eq!(x.cols(), cols);
         let values = x.rows(0..rows);
@@ -44,32 +37,38 @@ impl ProductScratch {
             if self.blocks.len() < len {
                 self.blocks.resize(len, ActivationBlock::default());
             }
-            pool.run(Chunks::new(&mut self.blocks[..len], per_row), GRAIN / 4 / cols, |chunks| {
-                chunks.for_each(|row, out| quantise_row(path, &values[row * cols..][..cols], out));
+            cores.pool.run(Chunks::new(&mut self.blocks[..len], per_row), GRAIN / 4 / cols, |chunks| {
+                for (row, out) in chunks.into_chunks() {
+                    quantise_row(cores.path, &values[row * cols..][..cols], out);
+                }
             });
         }
         Activations { floats: Matrix::new(values, rows, cols, cols), blocks: &self.blocks[..len] }
     }
 }
 
-pub(crate) fn matmul(path: Path, pool: &Pool, scratch: &mut ProductScratch, op: MatMul<'_, CpuBackend>) {
+/// Sums of a chunk of rows and one unit of outputs.
+type Tile = [f32; CHUNK_ROWS * UNIT];
+
+pub(crate) fn matmul(cores: &Cores, scratch: &mut ProductScratch, op: MatMul<'_, CpuBackend>) {
     let (weight, rows) = (op.weight, op.rows);
     assert_eq!(op.out.cols(), weight.rows());
-    let x = scratch.activations(path, pool, op.x, rows, weight);
+    let x = scratch.activations(cores, op.x, rows, weight);
     let bias = op.bias.map(|bias| bias.row(0));
     let out = MatrixMut::new(op.out.rows_mut(0..rows), rows, weight.rows(), weight.rows());
     let last = weight.segments().last().expect("a weight has parts");
     let work = Units { weight, units: 0..last.first_unit + last.units(), out };
-    let grain = grain(pool, &work, rows * weight.cols() * UNIT);
-    pool.run(work, grain, |mut work| {
+    let grain = grain(cores, &work, rows * weight.cols() * UNIT);
+    cores.pool.run(work, grain, |mut work| {
         let first_column = column(weight, work.units.start);
+        let mut tile: Tile = [0.0; CHUNK_ROWS * UNIT];
         for_row_chunks(rows, |chunk| {
+            let x = x.some_rows(chunk.clone());
             for unit in work.units.clone() {
                 let segment = segment_of(weight, unit);
                 let columns = column(weight, unit)..column(weight, unit + 1);
-                let mut tile = [0.0; CHUNK_ROWS * UNIT];
                 let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
-                segment.panels.unit_product(path, unit - segment.first_unit, &x, chunk.start, sums);
+                segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
                 for (row, sums) in chunk.clone().zip(tile.chunks_exact_mut(UNIT)) {
                     let sums = &mut sums[..columns.len()];
                     if let Some(bias) = bias {
@@ -85,29 +84,30 @@ pub(crate) fn matmul(path: Path, pool: &Pool, scratch: &mut ProductScratch, op: 
     });
 }
 
-pub(crate) fn gated_matmul(path: Path, pool: &Pool, scratch: &mut ProductScratch, op: GatedMatMul<'_, CpuBackend>) {
+pub(crate) fn gated_matmul(cores: &Cores, scratch: &mut ProductScratch, op: GatedMatMul<'_, CpuBackend>) {
     let (weight, rows) = (op.weight, op.rows);
     let [gate, up] = weight.segments() else { panic!("the weight was not loaded as a gated product") };
     assert_eq!(op.out.cols(), gate.rows);
-    let x = scratch.activations(path, pool, op.x, rows, weight);
+    let x = scratch.activations(cores, op.x, rows, weight);
     let out = MatrixMut::new(op.out.rows_mut(0..rows), rows, gate.rows, gate.rows);
     let work = Units { weight, units: 0..gate.units(), out };
-    let grain = grain(pool, &work, 2 * rows * weight.cols() * UNIT);
-    pool.run(work, grain, |mut work| {
+    let grain = grain(cores, &work, 2 * rows * weight.cols() * UNIT);
+    cores.pool.run(work, grain, |mut work| {
         let first_column = work.units.start * UNIT;
+        let mut tiles: [Tile; 2] = [[0.0; CHUNK_ROWS * UNIT]; 2];
         for_row_chunks(rows, |chunk| {
+            let x = x.some_rows(chunk.clone());
             for unit in work.units.clone() {
                 let columns = unit * UNIT..gate.rows.min((unit + 1) * UNIT);
-                let mut tiles = [[0.0; CHUNK_ROWS * UNIT]; 2];
                 for (segment, tile) in [gate, up].into_iter().zip(&mut tiles) {
                     let sums = MatrixMut::new(tile, chunk.len(), UNIT, UNIT);
-                    segment.panels.unit_product(path, unit, &x, chunk.start, sums);
+                    segment.panels.unit_product(cores.path, unit, x, sums);
                 }
                 let sums = tiles[0].chunks_exact(UNIT).zip(tiles[1].chunks_exact(UNIT));
                 for (row, (gate, up)) in chunk.clone().zip(sums) {
                     let out = work.out.row_mut(row);
                     let out = &mut out[columns.start - first_column..columns.end - first_column];
-                    silu_mul(path, &gate[..columns.len()], &up[..columns.len()], out);
+                    silu_mul(cores.path, &gate[..columns.len()], &up[..columns.len()], out);
                 }
             }
         });
@@ -121,8 +121,8 @@ fn for_row_chunks(rows: usize, mut f: impl FnMut(Range<usize>)) {
 }
 
 /// Units a piece: a few pieces a thread, so that a thread that is held up delays little, but none too small to be worth it.
-fn grain(pool: &Pool, work: &Units<'_>, products_per_unit: usize) -> usize {
-    let even = work.units.len().div_ceil(pool.num_threads() * 4);
+fn grain(cores: &Cores, work: &Units<'_>, products_per_unit: usize) -> usize {
+    let even = work.units.len().div_ceil(cores.pool.num_threads() * 4);
     even.max(GRAIN / products_per_unit.max(1))
 }
 

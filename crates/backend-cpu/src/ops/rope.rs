@@ -4,8 +4,8 @@ use tensor_backend::RopeAppend;
 
 use crate::CpuBackend;
 use crate::kv::TokenPlace;
-use crate::pool::{Chunks, Pool};
-use crate::simd::{Path, rms_norm_row};
+use crate::pool::{Chunks, Cores};
+use crate::simd::rms_norm_row;
 
 /// Elements that are worth a thread.
 const GRAIN: usize = 1 << 14;
@@ -13,7 +13,7 @@ const GRAIN: usize = 1 << 14;
 /// Longest head that the stack scratch of the norm holds.
 const MAX_HEAD_DIM: usize = 1024;
 
-pub(crate) fn rope_append(path: Path, pool: &Pool, op: RopeAppend<'_, CpuBackend>) {
+pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
     let step = op.inputs.step();
     assert_eq!(op.rows, step.num_tokens());
     let layout = *op.kv.layout();
@@ -25,20 +25,20 @@ pub(crate) fn rope_append(path: Path, pool: &Pool, op: RopeAppend<'_, CpuBackend
     assert!(head_dim <= MAX_HEAD_DIM);
     let (rope, qk_norm) = (op.rope, &op.qk_norm);
 
-    pool.run(Chunks::new(op.qkv.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
-        rows.for_each(|token, row| {
+    cores.pool.run(Chunks::new(op.qkv.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
+        for (token, row) in rows.into_chunks() {
             let rotation = rope.row(step.positions[token] as usize);
             for (index, head) in row[..q_cols + kv_cols].chunks_exact_mut(head_dim).enumerate() {
                 if let Some(norm) = qk_norm {
                     let weight = if index < op.num_heads { norm.q_weight } else { norm.k_weight };
                     let mut normed = [0.0; MAX_HEAD_DIM];
                     let normed = &mut normed[..head_dim];
-                    rms_norm_row(path, head, weight.row(0), norm.eps, normed);
+                    rms_norm_row(cores.path, head, weight.row(0), norm.eps, normed);
                     head.copy_from_slice(normed);
                 }
                 rotate(head, rotation);
             }
-        });
+        }
     });
 
     for token in 0..op.rows {

@@ -144,7 +144,10 @@ mod vector {
                 row += 1;
             }
         }
-        tile.plain(tile.out.cols() / I::LANES * I::LANES);
+        let whole_vectors = tile.out.cols() / I::LANES * I::LANES;
+        if whole_vectors < tile.out.cols() {
+            tile.plain(whole_vectors);
+        }
     }
 
     /// `ROWS` rows from `row` on, in whole vectors of columns.

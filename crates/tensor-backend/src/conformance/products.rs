@@ -1,0 +1,203 @@
+//! Checks of plain and gated products with weights of every format.
+
+use model_format::TensorFormat;
+
+use super::Options;
+use super::fixture::{
+    Expected, Random, StoredMatrix, activations, assert_same, assert_within, buffer_of, parameters, poisoned,
+    read_poisoned,
+};
+use super::reference::{dot, silu};
+use super::shapes::{PRODUCTS, ProductShape};
+use crate::{Backend, GatedMatMul, MatMul, RowOrder, WeightPart, WeightRole};
+
+fn tolerance(options: &Options, formats: &[TensorFormat]) -> f64 {
+    let quantised = formats.iter().any(|format| format.block_len() > 1);
+    if quantised { options.quantised_tolerance } else { options.float_tolerance }
+}
+
+/// The dot product of activations and a weight's row, and the size of such a product of independent numbers: rounding
+/// activations to so many bits makes an error in proportion to it, however small the sum.
+fn product(x: &[f32], row: &[f32]) -> Expected {
+    Expected { value: dot(x, row), size: (dot(x, x) * dot(row, row) / x.len() as f64).sqrt() }
+}
+
+fn multiply<B: Backend>(
+    backend: &mut B,
+    weight: &B::Weight,
+    bias: Option<&B::Buffer>,
+    x: &[f32],
+    (rows, n): (usize, usize),
+) -> Vec<f32> {
+    let x = buffer_of(backend, x.len() / rows, x);
+    let mut out = poisoned(backend, rows, n);
+    backend.matmul(MatMul { x: &x, weight, bias, out: &mut out, rows }).expect("a product");
+    read_poisoned(backend, &out, rows, "product")
+}
+
+/// Products of every format and shape, with and without bias; of parts of mixed formats and interleaved rows; each row as
+/// alone; the planned size of each weight is the real one.
+///
+/// # Panics
+/// If a check fails.
+pub fn check_products<B: Backend>(backend: &mut B, options: &Options) {
+    for &format in &options.formats {
+        for shape in PRODUCTS {
+            check_product(backend, options, &[format], shape, RowOrder::Natural);
+        }
+        check_product(backend, options, &[format], PRODUCTS[4], RowOrder::InterleavedHalves { head_dim: 16 });
+        for &other in &options.formats {
+            check_product(backend, options, &[format, format, other], PRODUCTS[5], RowOrder::Natural);
+        }
+    }
+}
+
+fn check_product<B: Backend>(
+    backend: &mut B,
+    options: &Options,
+    formats: &[TensorFormat],
+    shape: ProductShape,
+    order: RowOrder,
+) {
+    let what = format!("product {formats:?}, {shape:?}, {order:?}");
+    let block = formats.iter().map(|format| format.block_len()).max().unwrap_or(1);
+    let (rows, k) = (shape.rows, shape.k.next_multiple_of(block));
+    let mut random = Random::new((rows * 31 + k * 7 + shape.n) as u64);
+    // Parts of different lengths, so that borders fall anywhere in a panel.
+    let parts: Vec<StoredMatrix> = formats
+        .iter()
+        .enumerate()
+        .map(|(index, &format)| StoredMatrix::random(format, shape.n + 5 * index, k, &mut random))
+        .collect();
+    let weight_parts: Vec<WeightPart<'_>> = parts.iter().map(|part| WeightPart { order, ..part.part() }).collect();
+    let n: usize = parts.iter().map(|part| part.rows).sum();
+    let x = activations(backend, rows * k, &mut random);
+    let bias = random.values(n);
+    let bias_buffer = parameters(backend, n, &bias);
+    let tolerance = tolerance(options, formats);
+
+    for role in [WeightRole::Product, WeightRole::TiedEmbedding] {
+        let weight = backend.load_weight(&weight_parts, role).expect("a weight");
+        assert_eq!(backend.weight_bytes(&weight), backend.planned_weight_bytes(&weight_parts, role), "{what}");
+        let got = multiply(backend, &weight, None, &x, (rows, n));
+        let with_bias = multiply(backend, &weight, Some(&bias_buffer), &x, (rows, n));
+        let columns = || parts.iter().flat_map(|part| (0..part.rows).map(|row| part.row(order.stored_row(row))));
+        let expected: Vec<Expected> =
+            x.chunks_exact(k).flat_map(|x| columns().map(|column| product(x, column))).collect();
+        assert_within(&what, &got, &expected, tolerance);
+        let biased: Vec<Expected> = expected
+            .iter()
+            .enumerate()
+            .map(|(i, sum)| Expected { value: sum.value + f64::from(bias[i % n]), ..*sum })
+            .collect();
+        assert_within(&format!("{what} with bias"), &with_bias, &biased, tolerance);
+        for row in [0, rows / 2, rows - 1] {
+            let alone = multiply(backend, &weight, None, &x[row * k..(row + 1) * k], (1, n));
+            let in_batch = &got[row * n..(row + 1) * n];
+            assert_same(&format!("{what}, row {row}"), in_batch, &alone, options.bitwise_rows, tolerance);
+        }
+    }
+}
+
+/// Gated products of every format and shape, and of a gate and an up projection of different formats.
+///
+/// # Panics
+/// If a check fails.
+pub fn check_gated_products<B: Backend>(backend: &mut B, options: &Options) {
+    for &format in &options.formats {
+        for shape in PRODUCTS {
+            check_gated_product(backend, options, [format; 2], shape);
+        }
+        for &other in &options.formats {
+            check_gated_product(backend, options, [format, other], PRODUCTS[5]);
+        }
+    }
+}
+
+fn check_gated_product<B: Backend>(
+    backend: &mut B,
+    options: &Options,
+    formats: [TensorFormat; 2],
+    shape: ProductShape,
+) {
+    let what = format!("gated product {formats:?}, {shape:?}");
+    let block = formats[0].block_len().max(formats[1].block_len());
+    let (rows, k, n) = (shape.rows, shape.k.next_multiple_of(block), shape.n);
+    let mut random = Random::new((rows * 17 + k * 5 + n) as u64);
+    let [gate, up] = formats.map(|format| StoredMatrix::random(format, n, k, &mut random));
+    let parts = [gate.part(), up.part()];
+    let weight = backend.load_weight(&parts, WeightRole::GatedProduct).expect("a weight");
+    let planned = backend.planned_weight_bytes(&parts, WeightRole::GatedProduct);
+    assert_eq!(backend.weight_bytes(&weight), planned, "{what}");
+    // Small activations, so that the gate is neither closed nor open.
+    let small: Vec<f32> = random.values(rows * k).iter().map(|x| x / (k as f32).sqrt()).collect();
+    let x = super::fixture::rounded(&small, backend.activation_element());
+    let mut run = |x: &[f32], rows: usize| {
+        let x = buffer_of(backend, k, x);
+        let mut scratch = poisoned(backend, rows, 2 * n);
+        let mut out = poisoned(backend, rows, n);
+        let op = GatedMatMul { x: &x, weight: &weight, scratch: &mut scratch, out: &mut out, rows };
+        backend.gated_matmul(op).expect("a gated product");
+        read_poisoned(backend, &out, rows, &what)
+    };
+    let got = run(&x, rows);
+    let expected: Vec<Expected> = x
+        .chunks_exact(k)
+        .flat_map(|x| (0..n).map(|col| gated(&product(x, gate.row(col)), &product(x, up.row(col)))).collect::<Vec<_>>())
+        .collect();
+    let tolerance = tolerance(options, &formats);
+    assert_within(&what, &got, &expected, tolerance);
+    for row in [0, rows / 2, rows - 1] {
+        let alone = run(&x[row * k..(row + 1) * k], 1);
+        assert_same(&what, &got[row * n..(row + 1) * n], &alone, options.bitwise_rows, tolerance);
+    }
+}
+
+/// `silu(gate) * up`, with the errors of both; the slope of silu is at most 1.1.
+fn gated(gate: &Expected, up: &Expected) -> Expected {
+    let size = 1.1 * gate.size * (up.value.abs() + 0.1 * up.size) + silu(gate.value).abs() * up.size;
+    Expected { value: silu(gate.value) * up.value, size }
+}
+
+/// Rows of zeros, of huge and of tiny values, and a row with a NaN or an infinity, which spoils itself and no other.
+///
+/// # Panics
+/// If a check fails.
+pub fn check_special_values<B: Backend>(backend: &mut B, options: &Options) {
+    let (k, n) = (256, 20);
+    for &format in &options.formats {
+        let what = format!("product {format} of special values");
+        let weight = StoredMatrix::random(format, n, k, &mut Random::new(5));
+        let loaded = backend.load_weight(&[weight.part()], WeightRole::Product).expect("a weight");
+        let ordinary = activations(backend, k, &mut Random::new(6));
+        let scaled = |factor: f32| -> Vec<f32> { ordinary.iter().map(|x| x * factor).collect() };
+        let mut with_nan = ordinary.clone();
+        with_nan[70] = f32::NAN;
+        let mut with_infinity = ordinary.clone();
+        with_infinity[255] = f32::INFINITY;
+        // Half precision ends at 65504, and its smallest normal number is 6e-5.
+        let finite = [vec![0.0; k], ordinary.clone(), scaled(1024.0), scaled(1.0 / 1024.0)];
+        for spoiled in [with_nan, with_infinity] {
+            let x = [finite.concat(), spoiled].concat();
+            let got = multiply(backend, &loaded, None, &x, (5, n));
+            for (row, x) in finite.iter().enumerate() {
+                let expected: Vec<Expected> = (0..n).map(|col| product(x, weight.row(col))).collect();
+                let got = &got[row * n..(row + 1) * n];
+                assert_within(&format!("{what}, row {row}"), got, &expected, tolerance(options, &[format]));
+            }
+            assert!(
+                got[4 * n..].iter().all(|value| !value.is_finite()),
+                "{what}: the spoiled row is {:?}",
+                &got[4 * n..]
+            );
+        }
+        let zero = StoredMatrix {
+            bytes: model_format::quantize(format, &vec![0.0; n * k]),
+            values: vec![0.0; n * k],
+            ..StoredMatrix::random(format, n, k, &mut Random::new(5))
+        };
+        let loaded = backend.load_weight(&[zero.part()], WeightRole::Product).expect("a weight");
+        let got = multiply(backend, &loaded, None, &ordinary, (1, n));
+        assert!(got.iter().all(|&value| value == 0.0), "{what}: zero weights");
+    }
+}
