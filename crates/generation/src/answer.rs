@@ -106,7 +106,8 @@ impl Answer {
         match self.decoder.push(token).map(str::to_owned) {
             Ok(text) => self.push_text(&text),
             Err(error) => {
-                self.ended = Some(FinishReason::Failed(format!("the model generated a token without text: {error}")))
+                let cause = format!("the model generated a token without text: {error}");
+                self.ended = Some(FinishReason::Failed(cause));
             }
         }
         if self.ended.is_some() { Verdict::Cancel } else { Verdict::Continue }

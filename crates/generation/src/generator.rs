@@ -283,11 +283,11 @@ impl Shared {
         num_answers: usize,
     ) -> Result<Vec<(RequestHandle, Arc<SamplingParams>)>, GenerateError> {
         let mut answers = Vec::with_capacity(num_answers);
-        for sample_index in 0..num_answers as u32 {
+        for (sample_index, prompt) in (0..).zip(std::iter::repeat_n(prompt, num_answers)) {
             // The prompt is scored once, whatever the number of answers.
             let prompt_logprobs = params.prompt_logprobs.filter(|_| sample_index == 0);
             let sampling = Arc::new(SamplingParams { sample_index, prompt_logprobs, ..params.clone() });
-            let request = SubmitRequest { prompt: prompt.clone(), sampling: Arc::clone(&sampling), timeout };
+            let request = SubmitRequest { prompt, sampling: Arc::clone(&sampling), timeout };
             // On an error, dropping the handles so far cancels their requests.
             let handle = self.parts.engine.submit(request).map_err(|error| match error {
                 SubmitError::Busy { .. } => GenerateError::Busy,

@@ -78,4 +78,16 @@ mod tests {
             assert_eq!(parse(value), expected, "{value:?}");
         }
     }
+
+    #[tokio::test]
+    async fn work_before_the_response() {
+        let never = || std::future::pending::<Result<(), Status>>();
+        for timeout in [Duration::ZERO, Duration::from_millis(5)] {
+            let status = before_response(Some(timeout), never()).await.unwrap_err();
+            assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+        }
+        for timeout in [None, Some(Duration::ZERO)] {
+            assert!(before_response(timeout, async { Ok(()) }).await.is_ok(), "what is done is not late");
+        }
+    }
 }

@@ -1,0 +1,252 @@
+//! A generator over a fake executor and a vocabulary of single characters, so that its answers are known in advance. The
+//! executor can be held and slowed down. `grpc-server` tests with it too. Knows no test.
+#![allow(dead_code)] // Not every test binary uses everything.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use engine::{Engine, EngineConfig, EngineCore};
+use generation::{
+    Delta, Finished, GenerationDefaults, GenerationEvent, GenerationStream, Generator, GeneratorParts, ModelInfo,
+};
+use serving_types::{
+    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, SamplingParams, TokenId,
+};
+use sim::{FakeExecutor, FakeModel, Faults};
+use tokenization::{ChatTemplate, SpecialText, Tokenizer};
+
+/// Ends an answer.
+pub(crate) const END: TokenId = 98;
+/// Begins a turn of a conversation.
+pub(crate) const START: TokenId = 99;
+const VOCAB_SIZE: u32 = 100;
+
+const TEMPLATE: &str = "{% for message in messages %}\
+    {% if message.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('no such role') }}{% endif %}\
+    <|start|>{{ message.role }}\n{{ message.content }}<|end|>\
+    {% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}";
+
+/// What a generator is made from.
+pub(crate) struct Setup {
+    pub(crate) limits: ExecutorLimits,
+    pub(crate) faults: Faults,
+    pub(crate) max_requests: usize,
+    pub(crate) has_template: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let limits = ExecutorLimits {
+            block_size: 4,
+            num_blocks: 2048,
+            max_batch_tokens: 256,
+            max_batch_rows: 64,
+            max_model_len: 4096,
+            vocab_size: VOCAB_SIZE,
+            max_top_logprobs: 5,
+            max_steps_in_flight: 1,
+        };
+        Self { limits, faults: Faults::default(), max_requests: 256, has_template: true }
+    }
+}
+
+/// A generator under test, with its oracle.
+pub(crate) struct Fixture {
+    pub(crate) generator: Generator,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) model: FakeModel,
+    pub(crate) pace: Arc<Pace>,
+}
+
+impl Setup {
+    pub(crate) fn build(self) -> Fixture {
+        let model = FakeModel { seed: 7, vocab_size: self.limits.vocab_size };
+        let pace = Arc::new(Pace::default());
+        let inner = FakeExecutor::new(model, self.limits, self.faults);
+        let executor = Box::new(PacedExecutor { inner, pace: Arc::clone(&pace) });
+        let config = EngineConfig { max_requests: self.max_requests, ..EngineConfig::default() };
+        let engine = Engine::spawn(EngineCore::new(executor, config).unwrap());
+        let tokenizer = Arc::new(tokenizer());
+        let generator = Generator::new(GeneratorParts {
+            engine,
+            tokenizer: Arc::clone(&tokenizer),
+            template: self.has_template.then(|| ChatTemplate::new(TEMPLATE, &tokenizer).unwrap()),
+            model: ModelInfo {
+                name: "fake".into(),
+                architecture: "hash".into(),
+                bos_token_id: None,
+                eos_token_ids: vec![END],
+            },
+            defaults: GenerationDefaults { temperature: 0.0, max_tokens: 32, ..GenerationDefaults::default() },
+        });
+        Fixture { generator, tokenizer, model, pace }
+    }
+}
+
+impl Fixture {
+    /// The output of a request that is alone in the world.
+    pub(crate) fn expected_tokens(&self, prompt: &[TokenId], sampling: &SamplingParams) -> Vec<TokenId> {
+        self.model.complete(prompt, sampling, self.generator.limits().max_model_len).tokens
+    }
+
+    pub(crate) fn decode(&self, tokens: &[TokenId]) -> String {
+        self.tokenizer.decode(tokens, SpecialText::Skip).unwrap()
+    }
+
+    /// Waits until the engine holds no request and no block of one.
+    pub(crate) async fn idle(&self) {
+        self.until(|fixture| {
+            let stats = fixture.generator.stats();
+            stats.num_running + stats.num_waiting + stats.blocks_active + stats.blocks_in_transit == 0
+        })
+        .await;
+    }
+
+    /// Waits for what is sure to happen.
+    pub(crate) async fn until(&self, happened: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            if happened(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("it did not happen: {:?}", self.generator.stats());
+    }
+}
+
+/// Greedy sampling of so many tokens.
+pub(crate) fn greedy(max_tokens: u32) -> SamplingParams {
+    SamplingParams { max_tokens, ..SamplingParams::default() }
+}
+
+/// What a stream gave, put together by answer.
+#[derive(Debug, Default)]
+pub(crate) struct Transcript {
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) prompt_logprobs: Vec<generation::TokenLogprobs>,
+    pub(crate) num_deltas: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) delta: Delta,
+    pub(crate) finished: Option<Finished>,
+}
+
+impl Transcript {
+    /// Reads a stream to its end; no event may come after an answer's last one.
+    pub(crate) async fn read(mut stream: GenerationStream) -> Self {
+        let mut transcript = Self::default();
+        while let Some(event) = stream.next().await {
+            transcript.add(event);
+        }
+        assert!(transcript.answers.iter().all(|answer| answer.finished.is_some()), "{transcript:?}");
+        transcript
+    }
+
+    pub(crate) fn add(&mut self, event: GenerationEvent) {
+        match event {
+            GenerationEvent::PromptLogprobs(entries) => self.prompt_logprobs.extend(entries),
+            GenerationEvent::Delta(delta) => {
+                self.num_deltas += 1;
+                let answer = self.answer(delta.index);
+                answer.delta.text.push_str(&delta.text);
+                answer.delta.token_ids.extend(delta.token_ids);
+                answer.delta.logprobs.extend(delta.logprobs);
+            }
+            GenerationEvent::Finished(finished) => {
+                let answer = self.answer(finished.index);
+                answer.finished = Some(finished);
+            }
+        }
+    }
+
+    fn answer(&mut self, index: u32) -> &mut Answer {
+        let len = self.answers.len().max(index as usize + 1);
+        self.answers.resize_with(len, Answer::default);
+        let answer = &mut self.answers[index as usize];
+        assert!(answer.finished.is_none(), "an event after the last one of answer {index}");
+        answer
+    }
+}
+
+/// Holds or slows down the executor.
+#[derive(Default)]
+pub(crate) struct Pace {
+    state: Mutex<(bool, Duration)>,
+    changed: Condvar,
+}
+
+impl Pace {
+    /// The next step waits until [`release`](Self::release).
+    pub(crate) fn hold(&self) {
+        self.state.lock().unwrap().0 = true;
+    }
+
+    pub(crate) fn release(&self) {
+        self.state.lock().unwrap().0 = false;
+        self.changed.notify_all();
+    }
+
+    /// Every step takes this long.
+    pub(crate) fn slow(&self, step: Duration) {
+        self.state.lock().unwrap().1 = step;
+    }
+
+    fn wait(&self) {
+        let state = self.changed.wait_while(self.state.lock().unwrap(), |(is_held, _)| *is_held).unwrap();
+        let step = state.1;
+        drop(state);
+        std::thread::sleep(step);
+    }
+}
+
+struct PacedExecutor {
+    inner: FakeExecutor,
+    pace: Arc<Pace>,
+}
+
+impl Executor for PacedExecutor {
+    fn limits(&self) -> ExecutorLimits {
+        self.inner.limits()
+    }
+
+    fn memory(&self) -> Vec<MemoryEntry> {
+        self.inner.memory()
+    }
+
+    fn launch(&mut self, batch: &Batch) -> Result<InFlight, ExecutorError> {
+        self.pace.wait();
+        self.inner.launch(batch)
+    }
+
+    fn finish(&mut self, step: InFlight, output: &mut BatchOutput) -> Result<(), ExecutorError> {
+        self.inner.finish(step, output)
+    }
+}
+
+/// Tokens 0 to 95: the visible ASCII characters, the space and the line feed. 96 and 97: the two bytes of "é", alone they
+/// are no text. Then the special tokens.
+fn tokenizer() -> Tokenizer {
+    let mut pieces: Vec<String> = ('!'..='~').map(String::from).collect();
+    // How byte-level vocabularies write the space, the line feed, and the bytes C3 and A9.
+    pieces.extend(["Ġ", "Ċ", "Ã", "©"].map(String::from));
+    let vocab: Vec<String> = pieces.iter().enumerate().map(|(id, piece)| format!("{piece:?}: {id}")).collect();
+    let special = |id, content| {
+        format!(
+            r#"{{"id": {id}, "content": "{content}", "special": true, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false}}"#
+        )
+    };
+    let byte_level = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}"#;
+    let json = format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{}, {}], "pre_tokenizer": {byte_level}, "decoder": {byte_level},
+        "model": {{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": {{{}}}, "merges": []}}}}"#,
+        special(END, "<|end|>"),
+        special(START, "<|start|>"),
+        vocab.join(", ")
+    );
+    Tokenizer::from_json(json.as_bytes(), None).unwrap()
+}
