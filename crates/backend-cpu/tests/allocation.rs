@@ -40,6 +40,37 @@ const HIDDEN: usize = 64;
 const VOCAB: usize = 100;
 const TOKENS: usize = 5;
 
+/// Every part of sampling that keeps or needs memory.
+fn params() -> SamplingParams {
+    SamplingParams {
+        temperature: 0.7,
+        top_k: 20,
+        top_p: 0.9,
+        repetition_penalty: 1.1,
+        logprobs: Some(3),
+        max_tokens: 100,
+        ..SamplingParams::default()
+    }
+}
+
+/// A prefill and a decode.
+fn step() -> StepInputs {
+    StepInputs {
+        token_ids: vec![1, 2, 3, 4, 5],
+        fed: vec![(4, RowSlot(1))],
+        positions: vec![0, 1, 2, 3, 20],
+        token_rows: vec![0, 0, 0, 0, 1],
+        row_starts: vec![0, 4, 5],
+        row_slots: vec![RowSlot(0), RowSlot(1)],
+        context_lens: vec![4, 21],
+        table_updates: (0..2).map(|index| TableUpdate { slot: RowSlot(1), index, block: 1 + index }).collect(),
+        jobs: vec![
+            LogitJob { token_index: 3, slot: RowSlot(0), choice: LogitChoice::Score { target: 7, num_top: 2 } },
+            LogitJob { token_index: 4, slot: RowSlot(1), choice: LogitChoice::Sample { output_position: 0 } },
+        ],
+    }
+}
+
 #[test]
 fn a_repeated_step_allocates_nothing() {
     let config = CpuConfig { threads: Some(1), precision: Precision::Native };
@@ -68,39 +99,16 @@ fn a_repeated_step_allocates_nothing() {
     let mut inputs = backend.new_inputs(&limits).unwrap();
     let mut sampler = backend.new_sampler(2, VOCAB).unwrap();
     let mut samples = backend.new_samples(TOKENS, 3).unwrap();
-    let params = SamplingParams {
-        temperature: 0.7,
-        top_k: 20,
-        top_p: 0.9,
-        repetition_penalty: 1.1,
-        logprobs: Some(3),
-        max_tokens: 100,
-        ..SamplingParams::default()
-    };
     for slot in 0..2 {
         let history = SlotHistory { tokens: &[1, 2, 3], num_prompt_tokens: 3 };
-        backend.open_slot(&mut sampler, RowSlot(slot), &params, history).unwrap();
+        backend.open_slot(&mut sampler, RowSlot(slot), &params(), history).unwrap();
     }
-    let choice = |output_position| LogitChoice::Sample { output_position };
-    let mut step = StepInputs {
-        token_ids: vec![1, 2, 3, 4, 5],
-        fed: vec![(4, RowSlot(1))],
-        positions: vec![0, 1, 2, 3, 20],
-        token_rows: vec![0, 0, 0, 0, 1],
-        row_starts: vec![0, 4, 5],
-        row_slots: vec![RowSlot(0), RowSlot(1)],
-        context_lens: vec![4, 21],
-        table_updates: (0..2).map(|index| TableUpdate { slot: RowSlot(1), index, block: 1 + index }).collect(),
-        jobs: vec![
-            LogitJob { token_index: 3, slot: RowSlot(0), choice: LogitChoice::Score { target: 7, num_top: 2 } },
-            LogitJob { token_index: 4, slot: RowSlot(1), choice: choice(0) },
-        ],
-    };
+    let mut step = step();
     let mut output = BatchOutput::default();
     let mut counts = Vec::with_capacity(20);
     for round in 0..20 {
         let before = ALLOCATIONS.with(Cell::get);
-        step.jobs[1].choice = choice(round);
+        step.jobs[1].choice = LogitChoice::Sample { output_position: round };
         backend.upload(&mut inputs, &step).unwrap();
         let rows = TOKENS;
         backend.embed(Embed { inputs: &inputs, sampler: &sampler, table: &table, out: &mut x, rows }).unwrap();
