@@ -32,7 +32,7 @@ pub enum CpuError {
 }
 
 /// A zeroed vector; the allocator's refusal is an error and not an abort. Its pages are taken as they are first written.
-pub(crate) fn zeroed<T: Copy + Default>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
+pub(crate) fn zeroed<T: Copy>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
     if Vec::<T>::new().try_reserve_exact(len).is_err() {
         return Err(CpuError::OutOfMemory { what, bytes: (len as u64).saturating_mul(size_of::<T>() as u64) });
     }

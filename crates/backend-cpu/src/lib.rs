@@ -138,7 +138,7 @@ impl Backend for CpuBackend {
     }
 
     fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Weight, CpuError> {
-        Ok(Weight::load(parts, role, self.precision, &self.cores.pool))
+        Weight::load(parts, role, self.precision, &self.cores.pool)
     }
 
     fn weight_bytes(&self, weight: &Weight) -> u64 {

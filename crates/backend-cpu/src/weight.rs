@@ -5,7 +5,7 @@ use core::ops::Range;
 use model_format::TensorFormat;
 use tensor_backend::{WeightPart, WeightRole};
 
-use crate::Precision;
+use crate::error::zeroed;
 use crate::float::{Brain, Half, Single, StoredFloat};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
@@ -14,6 +14,7 @@ use crate::panel::{
 use crate::pool::{Chunks, Pool};
 use crate::quantise::ActivationBlock;
 use crate::simd::{Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorFloat, panel_product, tile_product};
+use crate::{CpuError, Precision};
 
 /// Outputs that are computed together.
 pub(crate) const UNIT: usize = 32;
@@ -150,7 +151,12 @@ impl<B: VectorBlock> Panels for BlockPanels<B> {
 }
 
 impl Weight {
-    pub(crate) fn load(parts: &[WeightPart<'_>], role: WeightRole, precision: Precision, pool: &Pool) -> Self {
+    pub(crate) fn load(
+        parts: &[WeightPart<'_>],
+        role: WeightRole,
+        precision: Precision,
+        pool: &Pool,
+    ) -> Result<Self, CpuError> {
         let cols = parts[0].cols;
         for part in parts {
             assert_eq!(part.cols, cols, "parts of one weight have the same inputs");
@@ -164,7 +170,7 @@ impl Weight {
                 for group in groups(parts, role) {
                     let rows = group.iter().map(|part| part.rows).sum();
                     let kind = kind(group[0].format, precision);
-                    let panels = (kind.load)(&Group { parts: group, rows, cols }, pool);
+                    let panels = (kind.load)(&Group { parts: group, rows, cols }, pool)?;
                     let segment = Segment { first_row, rows, first_unit, panels };
                     first_row += rows;
                     first_unit += segment.units();
@@ -177,7 +183,7 @@ impl Weight {
                 Layout::Segments(segments)
             }
         };
-        Self { rows: parts.iter().map(|part| part.rows).sum(), cols, layout }
+        Ok(Self { rows: parts.iter().map(|part| part.rows).sum(), cols, layout })
     }
 
     /// Bytes that [`load`](Self::load) will take, from the shapes alone.
@@ -279,7 +285,7 @@ impl Group<'_> {
 
 /// A layout: how to make it and what it takes.
 struct Kind {
-    load: fn(&Group<'_>, &Pool) -> Box<dyn Panels>,
+    load: fn(&Group<'_>, &Pool) -> Result<Box<dyn Panels>, CpuError>,
     /// Bytes of a layout of so many rows and columns.
     bytes: fn(usize, usize) -> usize,
 }
@@ -288,14 +294,15 @@ impl Kind {
     fn floats<S: VectorFloat>() -> Self {
         Self {
             load: |group, pool| {
-                let mut values = vec![S::Bits::default(); group.rows.div_ceil(UNIT) * group.cols * UNIT];
+                let len = group.rows.div_ceil(UNIT) * group.cols * UNIT;
+                let mut values = zeroed(len, S::Bits::default(), "weights")?;
                 pool.run(Chunks::new(&mut values, group.cols * UNIT), 1, |units| {
                     let mut row = vec![0.0; group.cols];
                     for (unit, panel) in units.into_chunks() {
                         fill_unit::<S>(group, unit, panel, &mut row);
                     }
                 });
-                Box::new(FloatPanels::<S> { values, cols: group.cols })
+                Ok(Box::new(FloatPanels::<S> { values, cols: group.cols }))
             },
             bytes: |rows, cols| rows.div_ceil(UNIT) * UNIT * cols * size_of::<S::Bits>(),
         }
@@ -305,13 +312,14 @@ impl Kind {
         Self {
             load: |group, pool| {
                 let blocks_per_row = group.cols / B::WIDTH;
-                let mut blocks = vec![B::ZERO; group.rows.div_ceil(PANEL_ROWS) * blocks_per_row];
+                let len = group.rows.div_ceil(PANEL_ROWS) * blocks_per_row;
+                let mut blocks = zeroed(len, B::ZERO, "weights")?;
                 pool.run(Chunks::new(&mut blocks, blocks_per_row), 8, |panels| {
                     for (index, panel) in panels.into_chunks() {
                         fill_panel(group, index, panel);
                     }
                 });
-                Box::new(BlockPanels { blocks, blocks_per_row })
+                Ok(Box::new(BlockPanels { blocks, blocks_per_row }))
             },
             bytes: |rows, cols| rows.div_ceil(PANEL_ROWS) * (cols / B::WIDTH) * size_of::<B>(),
         }

@@ -39,10 +39,12 @@ impl<'a> Matrix<'a> {
         Self::new(values, rows.len(), self.cols, self.stride)
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn as_ptr(&self) -> *const f32 {
         self.values.as_ptr()
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
@@ -78,10 +80,12 @@ impl<'a> MatrixMut<'a> {
         self.cols
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn as_mut_ptr(&mut self) -> *mut f32 {
         self.start
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn stride(&self) -> usize {
         self.stride
     }

@@ -3,6 +3,7 @@
 //! vector, the bits are the same.
 
 use super::Path;
+#[cfg(target_arch = "x86_64")]
 use crate::Instructions;
 use crate::quantise::{self, ActivationBlock};
 
