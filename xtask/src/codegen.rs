@@ -19,7 +19,7 @@ const DESCRIPTOR_SET: &str = "descriptor_set.bin";
 ///
 /// # Errors
 /// The protocol does not compile, a file cannot be read or written, or (with `check`) a committed file is not current.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
     let committed = root.join(GENERATED);
     let stale: Vec<String> = generate(root)?

@@ -81,3 +81,36 @@ impl Drop for Entry {
         self.registry.requests().remove(&self.request_id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::{EngineConfig, EngineCore, Event, PrefixKeys, Salt, SubmitRequest};
+    use serving_types::{ExecutorLimits, FinishReason, SamplingParams};
+    use sim::{FakeExecutor, FakeModel, Faults, small_limits};
+
+    use super::*;
+
+    #[test]
+    fn an_abort_during_preparation_is_not_lost() {
+        let limits = ExecutorLimits { block_size: 256, num_blocks: 4096, max_model_len: 1 << 20, ..small_limits() };
+        let model = FakeModel { seed: 1, vocab_size: limits.vocab_size };
+        let executor = FakeExecutor::new(model, limits, Faults::default());
+        let engine = Engine::spawn(EngineCore::new(Box::new(executor), EngineConfig::default()).unwrap());
+        let registry = Arc::new(Registry::default());
+
+        let entry = registry.enter("mine".into()).unwrap();
+        assert!(registry.abort("mine", &engine));
+        let mut prompt = PrefixKeys::new(&Salt::default(), limits.block_size);
+        prompt.extend(&[1]);
+        let sampling = Arc::new(SamplingParams { max_tokens: 1 << 19, ..SamplingParams::default() });
+        let mut handle = engine.submit(SubmitRequest { prompt, sampling, timeout: None }).unwrap();
+        entry.submitted(vec![handle.id()], &engine);
+        let reason = std::iter::from_fn(|| handle.next_blocking()).find_map(|event| match event {
+            Event::Finished { reason, .. } => Some(reason),
+            _ => None,
+        });
+        assert_eq!(reason, Some(FinishReason::Cancelled));
+        drop(entry);
+        assert!(!registry.abort("mine", &engine));
+    }
+}

@@ -111,7 +111,6 @@ pub async fn serve(
         result = &mut server => return Ok(result?),
         () = shutdown => {}
     }
-    tracing::info!(timeout = ?options.drain_timeout, "draining");
     // Connections stay open meanwhile: streams go on to their end, and health checks learn of it.
     let outcome = tokio::select! {
         result = &mut server => return Ok(result?),

@@ -58,7 +58,6 @@ async fn aborted_requests_end() {
     let mut reasons = Vec::new();
     while let Some(event) = stream.next().await {
         if let GenerationEvent::Finished(finished) = event {
-            assert!(finished.usage.output_tokens > 0);
             reasons.push(finished.reason);
         }
     }
@@ -130,10 +129,13 @@ async fn failures_are_told() {
 
     let lost =
         Setup { faults: Faults { device_loss: Some(StepId(3)), ..Faults::default() }, ..Setup::default() }.build();
-    let reasons_of_loss = reasons(&lost, GenerateRequest { n: 2, ..endless() }).await;
-    assert!(
-        reasons_of_loss.iter().all(|reason| matches!(reason, FinishReason::Failed(cause) if cause.contains("loss")))
-    );
+    lost.pace.hold(); // So that the device is there when the second answer is submitted.
+    let stream = lost.generator.generate(GenerateRequest { n: 2, ..endless() }).await.unwrap();
+    lost.pace.release();
+    for answer in Transcript::read(stream).await.answers {
+        let reason = answer.finished.unwrap().reason;
+        assert!(matches!(&reason, FinishReason::Failed(cause) if cause.contains("loss")), "{reason:?}");
+    }
     assert!(matches!(lost.generator.health(), Health::Failed(_)));
     assert!(matches!(lost.generator.generate(endless()).await.err(), Some(GenerateError::DeviceLost(_))));
 }

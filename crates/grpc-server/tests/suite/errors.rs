@@ -21,6 +21,7 @@ fn check(status: Option<Status>, code: Code, words: &[&str]) {
 #[tokio::test]
 async fn requests_to_generate() {
     let mut served = Served::new(Setup { max_requests: 2, ..Setup::default() }).await;
+    served.fixture.pace.hold(); // So that no answer ends before the queue is full.
     let with_input = |input| GenerateRequest { input: Some(input), ..request(4) };
     let with_sampling = |sampling| GenerateRequest { sampling: Some(sampling), ..request(4) };
     let robot = Chat { messages: vec![ChatMessage { role: "robot".into(), content: "hi".into() }] };
@@ -43,6 +44,7 @@ async fn requests_to_generate() {
     for (request, code, words) in cases {
         check(served.client.generate(request).await.err(), code, words);
     }
+    served.fixture.pace.release();
     // Of the last request, two answers were taken and given up again.
     served.fixture.until(|fixture| fixture.generator.stats().finished_requests == 2).await;
     assert!(served.client.generate(request(4)).await.is_ok());
