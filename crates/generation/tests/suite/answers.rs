@@ -3,7 +3,8 @@
 use generation::{FinishReason, GenerateRequest, Input, SamplingOptions, SpecialText, SpecialTokens, TokenizeInput};
 use serving_types::{SamplingParams, TokenId};
 
-use crate::support::{Answer, END, Fixture, START, Setup, Transcript, greedy};
+use crate::support::{END, Fixture, START, Setup, greedy};
+use crate::transcript::{Answer, Transcript};
 
 /// A prompt that no other number gives.
 fn prompt(nth: u32) -> Vec<TokenId> {

@@ -8,7 +8,8 @@ use generation::{
 use serving_types::StepId;
 use sim::Faults;
 
-use crate::support::{Fixture, Setup, Transcript};
+use crate::support::{Fixture, Setup};
+use crate::transcript::Transcript;
 
 /// Longer than any test.
 fn endless() -> GenerateRequest {

@@ -3,4 +3,5 @@
 mod answers;
 mod life;
 mod support;
+mod transcript;
 mod validation;
