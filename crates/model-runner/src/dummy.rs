@@ -12,10 +12,7 @@ pub(crate) fn tensor_seed(seed: u64, index: u64) -> u64 {
 /// with variance `1 / cols`, so that products keep the scale of their input and activations stay finite however deep the
 /// model.
 pub(crate) fn tensor(seed: u64, format: TensorFormat, shape: &[usize]) -> Vec<u8> {
-    let (rows, cols) = match *shape {
-        [rows, cols] => (rows, cols),
-        _ => return quantize(format, &vec![1.0; shape.iter().product()]),
-    };
+    let [rows, cols] = *shape else { return quantize(format, &vec![1.0; shape.iter().product()]) };
     let bound = (3.0 / cols as f32).sqrt();
     let mut row = vec![0.0; cols];
     let mut bytes = Vec::new();

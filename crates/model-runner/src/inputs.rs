@@ -88,7 +88,7 @@ impl InputPreparation {
     fn add_row(&mut self, batch: &Batch, row: &Row) {
         let first_token = self.inputs.token_ids.len() as u32;
         let num_tokens = row.num_tokens();
-        let end = row.start + num_tokens;
+        let end = row.start.saturating_add(num_tokens);
         assert!(num_tokens > 0, "the row of slot {} is empty", row.slot);
         assert!(end <= self.limits.max_model_len, "the row of slot {} exceeds the context", row.slot);
         assert!(row.slot.0 < self.limits.max_batch_rows, "slot {} does not exist", row.slot);
@@ -235,7 +235,7 @@ mod tests {
             slot,
             choice: LogitChoice::Sample { output_position },
         };
-        assert_eq!(row_jobs, [0..3]);
+        assert_eq!(row_jobs.as_slice(), std::slice::from_ref(&(0..3)));
         let expected = StepInputs {
             token_ids: vec![10, 11, 12, 13, 14, 15],
             fed: vec![],
@@ -272,13 +272,12 @@ mod tests {
         assert_eq!(preparation.inputs(), &expected);
     }
 
-    /// Whether a batch is refused after the sound prefill, with a message that has `expected` in it.
-    fn check(expected: &str, first: Batch, second: Option<Batch>) {
+    /// The last of these batches is refused, with a message that has `expected` in it.
+    fn check(expected: &str, batches: &[Batch]) {
         let outcome = catch_unwind(|| {
             let mut preparation = InputPreparation::new(LIMITS);
-            preparation.prepare(&first, &mut Vec::new());
-            if let Some(second) = second {
-                preparation.prepare(&second, &mut Vec::new());
+            for batch in batches {
+                preparation.prepare(batch, &mut Vec::new());
             }
         });
         let panic = outcome.expect_err(expected);
@@ -288,14 +287,7 @@ mod tests {
         assert!(message.contains(expected), "{message:?} should say {expected:?}");
     }
 
-    fn prefill_with(edit: impl FnOnce(&mut Batch)) -> Batch {
-        let mut batch = prefill();
-        edit(&mut batch);
-        batch
-    }
-
-    fn decode_with(edit: impl FnOnce(&mut Batch)) -> Batch {
-        let mut batch = decode();
+    fn with(mut batch: Batch, edit: impl FnOnce(&mut Batch)) -> Batch {
         edit(&mut batch);
         batch
     }
@@ -314,32 +306,32 @@ mod tests {
         let row = |batch: &mut Batch, edit: fn(&mut Row)| edit(&mut batch.rows[0]);
         let copy = BlockCopy { id: CopyId(0), from: BlockId(0), to: BlockId(10) };
         for (expected, batch) in [
-            ("token budget", prefill_with(|b| row(b, |r| r.input = RowInput::Tokens(0..9)))),
-            ("too many rows", prefill_with(|b| repeat_one_token(b, 3))),
-            ("two rows", prefill_with(|b| repeat_one_token(b, 2))),
-            ("copy writes", prefill_with(|b| b.copies.push(copy))),
-            ("does not exist", prefill_with(|b| b.opens[0].slot = RowSlot(2))),
-            ("does not exist", prefill_with(|b| row(b, |r| r.slot = RowSlot(2)))),
-            ("opened before", prefill_with(|b| b.opens.clear())),
-            ("has no prompt", prefill_with(|b| b.opens[0].num_prompt_tokens = 0)),
-            ("needs no history", prefill_with(|b| b.opens[0].history = 0..3)),
-            ("is empty", prefill_with(|b| row(b, |r| r.input = RowInput::Tokens(3..3)))),
-            ("exceeds the context", prefill_with(|b| row(b, |r| r.start = 7))),
-            ("do not cover", prefill_with(|b| row(b, |r| r.start = 3))),
-            ("outside of the pool", prefill_with(|b| b.blocks[1] = BlockId(10))),
-            ("not in the vocabulary", prefill_with(|b| b.tokens[2] = 100)),
-            ("target is not", prefill_with(|b| b.tokens[7] = 100)),
-            ("positions that are not", prefill_with(|b| row(b, |r| r.score.as_mut().expect("one").first = 5))),
-            ("too many log-prob", prefill_with(|b| row(b, |r| r.score.as_mut().expect("one").num_top = 4))),
-            ("sampled nothing", prefill_with(|b| row(b, |r| r.input = RowInput::LastSampled))),
-            ("inside of its prompt", prefill_with(|b| b.opens[0].num_prompt_tokens = 7)),
+            ("token budget", with(prefill(), |b| row(b, |r| r.input = RowInput::Tokens(0..9)))),
+            ("too many rows", with(prefill(), |b| repeat_one_token(b, 3))),
+            ("two rows", with(prefill(), |b| repeat_one_token(b, 2))),
+            ("copy writes", with(prefill(), |b| b.copies.push(copy))),
+            ("does not exist", with(prefill(), |b| b.opens[0].slot = RowSlot(2))),
+            ("does not exist", with(prefill(), |b| row(b, |r| r.slot = RowSlot(2)))),
+            ("opened before", with(prefill(), |b| b.opens.clear())),
+            ("has no prompt", with(prefill(), |b| b.opens[0].num_prompt_tokens = 0)),
+            ("needs no history", with(prefill(), |b| b.opens[0].history = 0..3)),
+            ("is empty", with(prefill(), |b| row(b, |r| r.input = RowInput::Tokens(3..3)))),
+            ("exceeds the context", with(prefill(), |b| row(b, |r| r.start = 7))),
+            ("do not cover", with(prefill(), |b| row(b, |r| r.start = 3))),
+            ("outside of the pool", with(prefill(), |b| b.blocks[1] = BlockId(10))),
+            ("not in the vocabulary", with(prefill(), |b| b.tokens[2] = 100)),
+            ("target is not", with(prefill(), |b| b.tokens[7] = 100)),
+            ("positions that are not", with(prefill(), |b| row(b, |r| r.score.as_mut().expect("one").first = 5))),
+            ("too many log-prob", with(prefill(), |b| row(b, |r| r.score.as_mut().expect("one").num_top = 4))),
+            ("sampled nothing", with(prefill(), |b| row(b, |r| r.input = RowInput::LastSampled))),
+            ("inside of its prompt", with(prefill(), |b| b.opens[0].num_prompt_tokens = 7)),
         ] {
-            check(expected, batch, None);
+            check(expected, &[batch]);
         }
         for (expected, batch) in [
             (
                 "sampled nothing",
-                decode_with(|b| {
+                with(decode(), |b| {
                     b.opens.push(open(0, 6));
                     b.blocks = vec![BlockId(0)];
                     (b.rows[0].start, b.rows[0].new_blocks) = (0, 0..1);
@@ -347,14 +339,14 @@ mod tests {
             ),
             (
                 "is full",
-                decode_with(|b| {
+                with(decode(), |b| {
                     b.blocks = vec![BlockId(0); 2];
                     b.rows[0].new_blocks = 0..2;
                 }),
             ),
-            ("do not cover", decode_with(|b| b.rows[0].start = 8)),
+            ("do not cover", with(decode(), |b| b.rows[0].start = 8)),
         ] {
-            check(expected, prefill(), Some(batch));
+            check(expected, &[prefill(), batch]);
         }
     }
 }

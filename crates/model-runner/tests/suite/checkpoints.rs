@@ -1,12 +1,16 @@
 //! Checkpoints that lie, memory that is planned, and weights that are made up.
 
+use std::sync::Arc;
+
 use backend_cpu::Precision;
-use model_format::{ConfigSource, ModelConfig, Safetensors, TensorFormat, gguf::Writer};
+use model_format::{ConfigSource, Gguf, ModelConfig, Safetensors, TensorFormat, gguf::Writer};
 use model_runner::{
     Checkpoint, KvBudget, LoadProgress, ModelError, ModelRunner, RunnerConfig, check_architecture, plan_memory,
 };
 use serde_json::{Map, Value, json};
-use serving_types::{Executor, MemoryEntry};
+use serving_types::{
+    Batch, BatchOutput, BlockId, Executor, MemoryEntry, OpenSlot, Row, RowInput, RowSlot, SamplingParams,
+};
 
 use crate::{
     driver::{Driver, cpu, runner_config},
@@ -72,7 +76,10 @@ fn tensors_must_be_those_of_the_config() {
     edited(|tensors| tensors.push(("lm_head.weight", &[8, 4]))).expect("a tied head may be stored");
     edited(|tensors| tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq", &[1]))).expect("an old buffer");
     for (wrong, expected) in [
-        (edited(|tensors| tensors.retain(|(name, _)| !name.ends_with("q_proj.weight"))), vec!["lack", "model.layers.0.self_attn.q_proj.weight"]),
+        (
+            edited(|tensors| tensors.retain(|(name, _)| !name.ends_with("q_proj.weight"))),
+            vec!["lack", "model.layers.0.self_attn.q_proj.weight"],
+        ),
         (edited(|tensors| tensors.truncate(1)), vec!["model.norm.weight", "…"]),
         (edited(|tensors| tensors[3].1 = &[4, 5]), vec!["q_proj.weight", "[4, 5]", "[4, 4]"]),
         (edited(|tensors| tensors[3].1 = &[16]), vec!["q_proj.weight", "[16]", "[4, 4]"]),
@@ -140,6 +147,70 @@ fn an_absurd_config_is_an_error_and_no_panic() {
             assert!(outcome.is_err(), "{field} = {value} passed");
         }
     }
+}
+
+/// Flips bytes of a file's header, a few at a time, and hands each file to `read`; returns how often it succeeded.
+fn mutate(file: &mut [u8], header: usize, mut read: impl FnMut(&[u8]) -> Result<(), ModelError>) -> usize {
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        // Knuth's MMIX generator.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut num_read = 0;
+    for _ in 0..600 {
+        let places: Vec<usize> = (0..1 + random(3)).map(|_| random(header)).collect();
+        let before: Vec<u8> = places.iter().map(|&place| file[place]).collect();
+        places.iter().for_each(|&place| file[place] = random(256) as u8);
+        num_read += usize::from(read(file).is_ok());
+        places.iter().zip(before).rev().for_each(|(&place, byte)| file[place] = byte);
+    }
+    num_read
+}
+
+/// Loads a model and scores a prompt with it, whatever comes of it.
+fn run(checkpoint: &Checkpoint<'_>) -> Result<(), ModelError> {
+    let max_model_len = checkpoint.max_context_len().min(128);
+    let config = RunnerConfig { max_model_len, ..runner_config() };
+    let mut runner = ModelRunner::load(cpu(Precision::Native), checkpoint, &config, &mut |_| {})?;
+    let mut batch = Batch::new();
+    batch.tokens = vec![3, 1];
+    batch.blocks = vec![BlockId(0)];
+    let sampling = Arc::new(SamplingParams::default());
+    batch.opens.push(OpenSlot { slot: RowSlot(0), sampling, num_prompt_tokens: 2, history: 0..0 });
+    let input = RowInput::Tokens(0..2);
+    batch.rows.push(Row { slot: RowSlot(0), start: 0, input, new_blocks: 0..1, score: None, sample: true });
+    let step = runner.launch(&batch).expect("the step starts");
+    runner.finish(step, &mut BatchOutput::default()).expect("the step ends");
+    Ok(())
+}
+
+#[test]
+fn a_mutated_file_is_an_error_or_runs() {
+    let tiny = Tiny::read("qwen2");
+    let mut gguf = tiny.to_gguf();
+    let header = parse_gguf(&gguf).tensors().iter().map(|tensor| tensor.data.start).min().expect("tensors");
+    let num_read = mutate(&mut gguf, header, |file| {
+        let gguf = Gguf::parse(file)?;
+        run(&Checkpoint::from_gguf(&gguf, file)?)
+    });
+    assert!((1..600).contains(&num_read), "{num_read} of 600 ran");
+
+    let mut shard = tiny.shards[0].clone();
+    let header = tiny.parsed()[0].0.tensors().iter().map(|tensor| tensor.data.start).min().expect("tensors");
+    let num_read = mutate(&mut shard, header, |file| {
+        let shard = Safetensors::parse(file)?;
+        run(&Checkpoint::from_safetensors(tiny.config(), &[(shard, file)])?)
+    });
+    assert!(num_read < 600, "{num_read} of 600 ran");
+
+    let mut json = tiny.config_json.clone().into_bytes();
+    let header = json.len();
+    let num_read = mutate(&mut json, header, |json| {
+        let config = ModelConfig::from_json(&String::from_utf8_lossy(json))?;
+        run(&Checkpoint::from_safetensors(config, &tiny.parsed())?)
+    });
+    assert!((1..600).contains(&num_read), "{num_read} of 600 ran");
 }
 
 #[test]
