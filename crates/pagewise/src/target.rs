@@ -16,8 +16,8 @@ use crate::wiring;
 
 /// An engine that answers.
 pub(crate) enum Target {
-    /// In this process.
-    Here(Generator),
+    /// In this process, on this device.
+    Here(Generator, String),
     /// Behind a connection.
     Server(InferenceClient<Channel>),
 }
@@ -61,7 +61,10 @@ impl Target {
     /// Connects, or loads the model here.
     pub(crate) async fn open(answer: &AnswerArgs, engine: &EngineArgs) -> Result<Self> {
         match &answer.connect {
-            None => Ok(Self::Here(wiring::start(engine)?.generator()?)),
+            None => {
+                let started = wiring::start(engine)?;
+                Ok(Self::Here(started.generator()?, started.device))
+            }
             Some(url) => Ok(Self::Server(connect(url).await?)),
         }
     }
@@ -74,7 +77,7 @@ impl Target {
         seed: Option<u64>,
     ) -> Result<Answer> {
         Ok(match self {
-            Self::Here(generator) => {
+            Self::Here(generator, _) => {
                 let mut request = GenerateRequest::new(input);
                 request.stop.clone_from(&sampling.stop);
                 request.sampling = options(sampling, seed);
@@ -90,8 +93,8 @@ impl Target {
     /// What answers, for a summary.
     pub(crate) async fn figures(&mut self) -> Result<EngineFigures> {
         match self {
-            Self::Here(generator) => Ok(EngineFigures {
-                device: "this process".to_string(),
+            Self::Here(generator, device) => Ok(EngineFigures {
+                device: device.clone(),
                 block_size: generator.limits().block_size,
                 num_blocks: generator.limits().num_blocks,
                 memory: generator.memory().iter().map(|entry| (entry.name.to_string(), entry.bytes)).collect(),
