@@ -283,9 +283,12 @@ impl Group<'_> {
     }
 }
 
+/// Makes the layout of a segment.
+type Loader = fn(&Group<'_>, &Pool) -> Result<Box<dyn Panels>, CpuError>;
+
 /// A layout: how to make it and what it takes.
 struct Kind {
-    load: fn(&Group<'_>, &Pool) -> Result<Box<dyn Panels>, CpuError>,
+    load: Loader,
     /// Bytes of a layout of so many rows and columns.
     bytes: fn(usize, usize) -> usize,
 }
