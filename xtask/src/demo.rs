@@ -23,14 +23,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let pagewise = process::built_binary("release", "pagewise")?;
     process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]))?;
     let server = Server::start(&pagewise, &["--model", DEMO_MODEL])?;
-    process::step(Command::new(&pagewise).args([
-        "chat",
-        "--connect",
-        &server.address,
-        "--summary",
-        "--quick",
-        &args.prompt,
-    ]))
+    let mut chat = Command::new(&pagewise);
+    // Greedy: the same question gets the same answer.
+    chat.args(["chat", "--connect", &server.address, "--temperature", "0", "--max-tokens", "256", "--summary"]);
+    process::step(chat.args(["--quick", &args.prompt]))
 }
 
 /// A `pagewise serve` on a free loopback port. Ends when dropped.
