@@ -92,7 +92,7 @@ pub(crate) struct EngineArgs {
     /// Share of a GPU's memory to use, in (0, 1]. Has no effect on the CPU.
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) gpu_memory_utilization: Option<f64>,
-    /// Share the KV blocks of equal prompt prefixes [default].
+    /// Share the KV blocks of equal prompt prefixes, which is the default.
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     pub(crate) enable_prefix_caching: bool,
     /// Compute every prompt anew.
