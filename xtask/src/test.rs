@@ -31,6 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs `cargo xtask ci`: all checks and all tests, and nothing may be skipped.
 pub(crate) fn ci() -> Result<()> {
     checks::run()?;
+    build()?;
     pull_demo::for_tests()?;
     run_tests(None)
 }

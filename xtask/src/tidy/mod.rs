@@ -10,8 +10,11 @@ use anyhow::{Result, bail};
 
 use crate::process;
 
-/// Checks the layer table, the sources and the papers.
+/// Checks the layer table, the sources and the papers, and, where the generators are compiled in, that the committed
+/// generated code is current.
 pub(crate) fn run() -> Result<()> {
+    #[cfg(feature = "codegen")]
+    crate::codegen::run(true)?;
     let files = read_files()?;
     let workspace = layers::Workspace::read()?;
     let mut problems = layers::check(&workspace);
@@ -52,4 +55,13 @@ fn read_files() -> Result<Vec<File>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    /// The repository that this crate lies in. Tests are built with all features, so the generated code is checked too.
+    #[test]
+    fn the_repository_is_in_order() {
+        super::run().expect("tidy finds nothing");
+    }
 }
