@@ -21,7 +21,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     process::step(process::cargo().args(["build", "--release", "--package", "pagewise"]))?;
     let pagewise = process::built_binary("release", "pagewise")?;
-    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]))?;
+    // It prints the model's path, which is no part of the answer.
+    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]).stdout(Stdio::null()))?;
     let server = Server::start(&pagewise, &["--model", DEMO_MODEL])?;
     let mut chat = Command::new(&pagewise);
     // Greedy: the same question gets the same answer.
