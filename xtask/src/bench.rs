@@ -24,7 +24,7 @@ pub(crate) struct Args {
 /// Runs both. The load run's figures go to stdout as one JSON object.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_micro {
-        process::step(process::cargo().args(["bench", "--package", "benches"]))?;
+        process::step(process::cargo().args(["bench", "--package", "benches", "--bench", "micro"]))?;
     }
     // One at a time: together they would be built with other features than the demo's, all anew.
     for package in ["pagewise", "benches"] {
