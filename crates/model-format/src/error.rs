@@ -59,6 +59,12 @@ pub enum FormatError {
         /// The format's name, or its number where it has no known name.
         format: String,
     },
+    /// One of the files of a split GGUF model.
+    #[error("the file is one of {num_parts} parts of a model; join them with llama.cpp's `llama-gguf-split --merge`")]
+    PartOfModel {
+        /// How many files the model was split into.
+        num_parts: u32,
+    },
     /// A required field, key or tensor is not there.
     #[error("`{key}` is missing; the file is incomplete or describes another kind of model")]
     Missing {

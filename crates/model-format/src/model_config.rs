@@ -60,7 +60,7 @@ pub struct ModelConfig {
     pub attention_bias: bool,
     /// The token that begins a sequence.
     pub bos_token_id: Option<u32>,
-    /// The tokens that end a sequence; empty where the file names none.
+    /// The tokens that end a sequence, all in the vocabulary; empty where the file names none.
     pub eos_token_ids: Vec<u32>,
     /// The element type that config.json recommends for weights.
     pub dtype: Option<TensorFormat>,

@@ -17,6 +17,7 @@ use crate::{
 const DEFAULT_ROPE_THETA: f32 = 10_000.0;
 const MAX_ARCHITECTURE_BYTES: usize = 64;
 const ROPE_FREQS: &str = "rope_freqs.weight";
+const TOKENS: &str = "tokenizer.ggml.tokens";
 
 impl ModelConfig {
     /// The architecture that a GGUF file names, and nothing else: ask for it first, so that a model of an unknown
@@ -80,8 +81,8 @@ fn refuse_other_kinds(gguf: &Gguf) -> Result<(), FormatError> {
     if let Some(kind) = metadata.string("general.type")?.filter(|kind| *kind != "model") {
         return Err(FormatError::unsupported("general.type", kind));
     }
-    if let Some(count) = metadata.u32("split.count")?.filter(|count| *count > 1) {
-        return Err(FormatError::unsupported("split.count", count));
+    if let Some(num_parts) = metadata.u32("split.count")?.filter(|num_parts| *num_parts > 1) {
+        return Err(FormatError::PartOfModel { num_parts });
     }
     if let Some(version) = metadata.u32("general.quantization_version")?.filter(|version| *version != 2) {
         return Err(FormatError::unsupported("general.quantization_version", version));
@@ -119,7 +120,6 @@ fn head_dim(keys: &mut Keys<'_>, hidden_size: u32, num_heads: u32) -> Result<u32
 }
 
 fn vocab_size(keys: &mut Keys<'_>) -> Result<u32, FormatError> {
-    const TOKENS: &str = "tokenizer.ggml.tokens";
     if let Some(vocab_size) = keys.u32("vocab_size")? {
         return Ok(vocab_size);
     }
@@ -127,17 +127,23 @@ fn vocab_size(keys: &mut Keys<'_>) -> Result<u32, FormatError> {
     u32::try_from(tokens.len()).map_err(|_| FormatError::corrupt(format_args!("`{TOKENS}` is too long")))
 }
 
-/// A chat model ends a turn with another token than a text; llama.cpp stops at any of them.
+/// The tokens that end an answer, in ascending order. A chat model has several (end of turn, of message, of text), and
+/// converters write down one or two; the others are known by their text, as in llama.cpp.
 fn eos_token_ids(metadata: &Metadata) -> Result<Vec<u32>, FormatError> {
-    let mut ids = Vec::new();
-    for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        if let Some(id) = metadata.u32(key)?
-            && !ids.contains(&id)
-        {
-            ids.push(id);
-        }
+    const KEYS: [&str; 3] =
+        ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+    const TEXTS: [&str; 5] = ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|im_end|>", "<|endoftext|>"];
+    /// `LLAMA_TOKEN_TYPE_CONTROL`.
+    const CONTROL: i32 = 3;
+    let mut ids = BTreeSet::new();
+    for key in KEYS {
+        ids.extend(metadata.u32(key)?);
     }
-    Ok(ids)
+    let texts = metadata.strings(TOKENS)?.unwrap_or_default();
+    let types = metadata.i32s("tokenizer.ggml.token_type")?.unwrap_or_default();
+    let tokens = (0..).zip(texts.iter().zip(types));
+    ids.extend(tokens.filter(|(_, (text, kind))| *kind == CONTROL && TEXTS.contains(&text.as_str())).map(|(id, _)| id));
+    Ok(ids.into_iter().collect())
 }
 
 fn rope_scaling(

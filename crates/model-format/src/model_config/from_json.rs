@@ -64,6 +64,7 @@ impl ModelConfig {
         let hidden_size = fields.require("hidden_size")?;
         let num_heads = fields.require("num_attention_heads")?;
         let num_layers = fields.require("num_hidden_layers")?;
+        let vocab_size = fields.require("vocab_size")?;
         let max_position_embeddings = fields.require("max_position_embeddings")?;
         let config = Self {
             source: ConfigSource::HuggingFace,
@@ -73,15 +74,15 @@ impl ModelConfig {
             num_heads,
             num_kv_heads: num_kv_heads(&mut fields, &architecture, num_heads)?,
             head_dim: head_dim(&mut fields, &architecture, hidden_size, num_heads)?,
-            vocab_size: fields.require("vocab_size")?,
+            vocab_size,
             rms_norm_eps: fields.require("rms_norm_eps")?,
             max_position_embeddings,
             rope: rope(&mut fields, max_position_embeddings)?,
             sliding_window: sliding_window(&mut fields, &architecture, num_layers)?,
             tie_word_embeddings: fields.take("tie_word_embeddings")?.unwrap_or(false),
             attention_bias: false,
-            bos_token_id: fields.take("bos_token_id")?,
-            eos_token_ids: fields.take_one_or_many("eos_token_id")?,
+            bos_token_id: fields.take("bos_token_id")?.filter(|id| *id < vocab_size),
+            eos_token_ids: eos_token_ids(&mut fields, vocab_size)?,
             dtype: dtype(&mut fields)?,
             architecture,
         };
@@ -124,6 +125,14 @@ fn head_dim(fields: &mut Object<'_>, architecture: &str, hidden_size: u32, num_h
     }
 }
 
+/// Configs of models cut small keep the ids of the large vocabulary. A token outside of the model's own is never
+/// generated, so it ends nothing.
+fn eos_token_ids(fields: &mut Object<'_>, vocab_size: u32) -> Result<Vec<u32>, FormatError> {
+    let mut ids = fields.take_one_or_many("eos_token_id")?;
+    ids.retain(|id| *id < vocab_size);
+    Ok(ids)
+}
+
 fn dtype(fields: &mut Object<'_>) -> Result<Option<TensorFormat>, FormatError> {
     let mut dtype = None;
     for key in ["torch_dtype", "dtype"] {
@@ -141,25 +150,37 @@ fn dtype(fields: &mut Object<'_>) -> Result<Option<TensorFormat>, FormatError> {
 /// The window of a model whose layers all have it. A model that mixes layers with and without one is refused.
 fn sliding_window(fields: &mut Object<'_>, architecture: &str, num_layers: u32) -> Result<Option<u32>, FormatError> {
     const KEY: &str = "sliding_window";
+    const SPARED: &str = "max_window_layers";
     // Left out, transformers would take 4096 for Mistral.
     if architecture == "MistralForCausalLM" && !fields.contains(KEY) {
         return Err(FormatError::missing(KEY));
     }
     let window: Option<u32> = fields.take(KEY)?;
     // Qwen's classes ask for the window twice, and the switch is off unless set. Others have no switch.
-    let is_used = fields.take("use_sliding_window")?.unwrap_or(!architecture.starts_with("Qwen"));
-    let max_window_layers: u32 = fields.take("max_window_layers")?.unwrap_or(0);
+    let is_qwen = architecture.starts_with("Qwen");
+    let is_used = fields.take("use_sliding_window")?.unwrap_or(!is_qwen);
+    let max_window_layers: Option<u32> = fields.take(SPARED)?;
     let window = window.filter(|_| is_used);
-    if let Some(layer_types) = fields.take_text("layer_types") {
+    let layer_types = fields.take_text("layer_types");
+    if let Some(layer_types) = layer_types.filter(|_| is_qwen) {
         return uniform_layer_types(layer_types, window, num_layers);
     }
-    match window {
+    let window = match (window, max_window_layers) {
+        // Left out, transformers would spare 28.
+        (Some(_), None) if is_qwen => return Err(FormatError::missing(SPARED)),
         // The first `max_window_layers` layers attend to everything.
-        Some(_) if max_window_layers >= num_layers => Ok(None),
-        Some(_) if max_window_layers > 0 => Err(FormatError::unsupported("max_window_layers", max_window_layers)),
+        (Some(_), Some(spared)) if spared >= num_layers => None,
+        (Some(_), Some(spared)) if spared > 0 => return Err(FormatError::unsupported(SPARED, spared)),
         // transformers ignores the field in Llama models, and whoever wrote it did not mean that.
-        Some(window) if architecture == "LlamaForCausalLM" => Err(FormatError::unsupported(KEY, window)),
-        window => Ok(window),
+        (Some(window), _) if architecture == "LlamaForCausalLM" => return Err(FormatError::unsupported(KEY, window)),
+        (window, _) => window,
+    };
+    // Llama's and Mistral's classes do not look at the layers' types, so these may only say the same.
+    match layer_types {
+        Some(text) if uniform_layer_types(text, window, num_layers)? != window => {
+            Err(FormatError::unsupported("layer_types", text))
+        }
+        _ => Ok(window),
     }
 }
 

@@ -113,6 +113,22 @@ fn accepted_variants() {
 }
 
 #[test]
+fn end_tokens_are_those_that_are_named_and_those_that_llama_cpp_knows_by_their_text() {
+    let tokens = ["<|end_of_text|>", "<|eot_id|>", "b", "<|im_end|>", "<|endoftext|>", "<|eom_id|>", "<|im_start|>"];
+    let ends = |types: [i32; 7]| {
+        let edits = [
+            ("tokenizer.ggml.tokens", some(tokens.to_vec())),
+            ("tokenizer.ggml.token_type", some(types.to_vec())),
+            ("tokenizer.ggml.eot_token_id", None),
+        ];
+        config(&edits, &[]).eos_token_ids
+    };
+    // Token 2 is named by its id. A text alone makes no control token.
+    assert_eq!(ends([3; 7]), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(ends([3, 1, 1, 1, 4, 1, 3]), [0, 2]);
+}
+
+#[test]
 fn rope_scaling() {
     let scaling = |edits: &[_], tensors: &[_]| config(edits, tensors).rope.scaling;
     let factor = ("llama.rope.scaling.factor", some(4_f32));
@@ -147,7 +163,7 @@ fn refused_by_name() {
         case("`general.architecture` is missing", "general.architecture", None),
         case("`general.architecture` has 100000 bytes", "general.architecture", some("a".repeat(100_000))),
         case("`general.type` = adapter", "general.type", some("adapter")),
-        case("`split.count` = 3", "split.count", some(3_u32)),
+        case("one of 3 parts of a model", "split.count", some(3_u32)),
         case("`general.quantization_version` = 1", "general.quantization_version", some(1_u32)),
         case("`llama.block_count` is missing", "llama.block_count", None),
         case("`llama.context_length` is missing", "llama.context_length", None),

@@ -114,6 +114,8 @@ fn accepted_variants() {
     assert_eq!(config(LLAMA, &[("rope_theta", "")]).rope, plain(10_000.0));
     assert_eq!(config(LLAMA, &[("torch_dtype", ""), ("dtype", "\"float16\"")]).dtype, Some(TensorFormat::F16));
     assert!(config(LLAMA, &[("eos_token_id", "null")]).eos_token_ids.is_empty());
+    let cut_small = config(LLAMA, &[("bos_token_id", "49152"), ("eos_token_id", "[2, 49152]")]);
+    assert_eq!((cut_small.bos_token_id, cut_small.eos_token_ids), (None, vec![2]));
     assert_eq!(config(LLAMA, &[("quantization_config", "null"), ("num_experts", "null")]), config(LLAMA, &[]));
     assert_eq!(config(LLAMA, &[("partial_rotary_factor", "1.0"), ("hidden_act", "\"swish\"")]), config(LLAMA, &[]));
 
@@ -144,6 +146,8 @@ fn accepted_variants() {
     assert_eq!(window(&[("use_sliding_window", "true"), ("layer_types", &layer_types)]), Some(32_768));
     let layer_types = serde_json::to_string(&["full_attention"; 24]).expect("JSON");
     assert_eq!(window(&[("use_sliding_window", "true"), ("layer_types", &layer_types)]), None);
+    let layer_types = [("layer_types", r#"["sliding_attention"]"#), ("num_hidden_layers", "1")];
+    assert_eq!(config(MISTRAL, &layer_types).sliding_window, Some(4096));
 }
 
 /// What the message says, the fixture, and its edits.
@@ -184,7 +188,9 @@ fn refused_by_name() {
         ("`num_key_value_heads` is missing", MISTRAL, &[("num_key_value_heads", "")]),
         ("`head_dim` is missing", QWEN3, &[("head_dim", "")]),
         ("`max_window_layers` = 12", QWEN2, &[("use_sliding_window", "true"), ("max_window_layers", "12")]),
+        ("`max_window_layers` is missing", QWEN2, &[("use_sliding_window", "true"), ("max_window_layers", "")]),
         ("`layer_types` =", QWEN2, &mixed_layers),
+        ("`layer_types` =", MISTRAL, &[("layer_types", r#"["full_attention"]"#), ("num_hidden_layers", "1")]),
         ("1 entries for 24 layers", QWEN2, &[("layer_types", r#"["full_attention"]"#)]),
         ("`rope_type` = dynamic", LLAMA, &[("rope_scaling", r#"{"type": "dynamic", "factor": 2.0}"#)]),
         ("`rope_type` = longrope", LLAMA, &[("rope_scaling", r#"{"type": "longrope"}"#)]),
@@ -218,7 +224,6 @@ fn refused_by_name() {
         ("a head dimension of 63", LLAMA, &[("head_dim", "63")]),
         ("the number of layers is 4294967295", LLAMA, &[("num_hidden_layers", "4294967295")]),
         ("the vocabulary size is 4294967295", LLAMA, &[("vocab_size", "4294967295")]),
-        ("the special token 49152", LLAMA, &[("eos_token_id", "[2, 49152]")]),
     ];
     for (expected, name, edits) in cases {
         match ModelConfig::from_json(&edited(name, edits)) {

@@ -37,7 +37,7 @@ fn describes_the_demo_model() {
     assert_eq!((config.hidden_size, config.intermediate_size, config.vocab_size), (576, 1536, 49_152));
     assert_eq!((config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim), (30, 9, 3, 64));
     assert_eq!(config.rope, RopeConfig { theta: 100_000.0, scaling: RopeScaling::None });
-    assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), [2].as_slice()));
+    assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), [0, 2].as_slice()));
     assert!(config.tie_word_embeddings);
     assert!(!config.attention_bias);
 
