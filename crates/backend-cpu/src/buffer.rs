@@ -2,6 +2,9 @@
 
 use core::ops::Range;
 
+use crate::CpuError;
+use crate::error::{bytes_of, zeroed};
+
 /// A row-major matrix of f32.
 #[derive(Debug)]
 pub struct Buffer {
@@ -10,8 +13,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn new(values: Vec<f32>, cols: usize) -> Self {
-        Self { values, cols }
+    pub(crate) fn new(rows: usize, cols: usize) -> Result<Self, CpuError> {
+        Ok(Self { values: zeroed(rows * cols, 0.0, "a buffer")?, cols })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(&self.values)
     }
 
     pub(crate) fn cols(&self) -> usize {

@@ -15,9 +15,9 @@ pub enum CpuError {
         /// What the operating system said.
         cause: String,
     },
-    /// Activations are computed in f32 only.
-    #[error("activations on the CPU are F32, not {0:?}")]
-    ActivationElement(Element),
+    /// Buffers hold f32 only.
+    #[error("buffers on the CPU are F32, not {0:?}")]
+    BufferElement(Element),
     /// The allocator refused.
     #[error("cannot allocate {bytes} bytes for {what}")]
     OutOfMemory {
@@ -31,10 +31,23 @@ pub enum CpuError {
     Instructions(Instructions),
 }
 
-/// A zeroed vector; the allocator's refusal is an error and not an abort. Its pages are taken as they are first written.
-pub(crate) fn zeroed<T: Copy>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
-    if Vec::<T>::new().try_reserve_exact(len).is_err() {
-        return Err(CpuError::OutOfMemory { what, bytes: (len as u64).saturating_mul(size_of::<T>() as u64) });
+/// An empty vector with room for `capacity` elements; the allocator's refusal is an error and not an abort.
+pub(crate) fn reserved<T>(capacity: usize, what: &'static str) -> Result<Vec<T>, CpuError> {
+    let mut values = Vec::new();
+    match values.try_reserve_exact(capacity) {
+        Ok(()) => Ok(values),
+        Err(_) => Err(CpuError::OutOfMemory { what, bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64) }),
     }
+}
+
+/// A vector of zeros, likewise. The pages of plain numbers are taken as they are first written.
+pub(crate) fn zeroed<T: Clone>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
+    // Only `vec!` asks the system for pages of zeros, and it aborts where there is no memory: so ask before.
+    reserved::<T>(len, what)?;
     Ok(vec![zero; len])
+}
+
+/// Bytes that a vector has taken.
+pub(crate) fn bytes_of<T>(values: &Vec<T>) -> u64 {
+    (values.capacity() * size_of::<T>()) as u64
 }

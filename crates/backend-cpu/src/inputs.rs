@@ -4,7 +4,10 @@
 use core::ops::Range;
 
 use serving_types::RowSlot;
-use tensor_backend::{InputLimits, StepInputs};
+use tensor_backend::{InputLimits, LogitJob, StepInputs};
+
+use crate::CpuError;
+use crate::error::{bytes_of, reserved, zeroed};
 
 /// Tokens of one row that attend together. Only their speed depends on the grouping, never a result.
 #[derive(Clone, Debug)]
@@ -26,24 +29,46 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    pub(crate) fn new(limits: &InputLimits) -> Self {
+    pub(crate) fn new(limits: &InputLimits) -> Result<Self, CpuError> {
+        const WHAT: &str = "step inputs";
         let (tokens, slots) = (limits.max_tokens, limits.max_slots);
-        Self {
+        Ok(Self {
             step: StepInputs {
-                token_ids: Vec::with_capacity(tokens),
-                fed: Vec::with_capacity(slots),
-                positions: Vec::with_capacity(tokens),
-                token_rows: Vec::with_capacity(tokens),
-                row_starts: Vec::with_capacity(slots + 1),
-                row_slots: Vec::with_capacity(slots),
-                context_lens: Vec::with_capacity(slots),
+                token_ids: reserved(tokens, WHAT)?,
+                fed: reserved(slots, WHAT)?,
+                positions: reserved(tokens, WHAT)?,
+                token_rows: reserved(tokens, WHAT)?,
+                row_starts: reserved(slots + 1, WHAT)?,
+                row_slots: reserved(slots, WHAT)?,
+                context_lens: reserved(slots, WHAT)?,
                 table_updates: Vec::new(),
-                jobs: Vec::with_capacity(limits.max_jobs),
+                jobs: reserved(limits.max_jobs, WHAT)?,
             },
-            tables: vec![0; slots * limits.max_blocks_per_slot],
+            tables: zeroed(slots * limits.max_blocks_per_slot, 0, "block tables")?,
             max_blocks_per_slot: limits.max_blocks_per_slot,
-            tiles: Vec::with_capacity(tokens),
-        }
+            tiles: reserved(tokens, WHAT)?,
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let step = &self.step;
+        [&step.token_ids, &step.positions, &step.token_rows, &step.row_starts, &step.context_lens, &self.tables]
+            .map(bytes_of)
+            .iter()
+            .sum::<u64>()
+            + bytes_of(&step.fed)
+            + bytes_of(&step.row_slots)
+            + bytes_of(&step.jobs)
+            + bytes_of(&self.tiles)
+    }
+
+    /// What [`bytes`](Self::bytes) will be.
+    pub(crate) fn planned_bytes(limits: &InputLimits) -> u64 {
+        const INDEX: usize = size_of::<u32>();
+        let token = 3 * INDEX + size_of::<TokenTile>();
+        let slot = 2 * INDEX + size_of::<(u32, RowSlot)>() + size_of::<RowSlot>() + limits.max_blocks_per_slot * INDEX;
+        let job = size_of::<LogitJob>();
+        (limits.max_tokens * token + limits.max_slots * slot + INDEX + limits.max_jobs * job) as u64
     }
 
     /// Copies the step, all but the table updates, which are applied.

@@ -4,7 +4,7 @@ use serving_types::BlockCopy;
 use tensor_backend::{Element, KvLayout};
 
 use crate::CpuError;
-use crate::error::zeroed;
+use crate::error::{bytes_of, zeroed};
 use crate::float::{Brain, Half, Single, StoredFloat};
 
 /// Keys and values of all layers: `[layers][key, value][blocks]`. A block of keys is `[kv heads][head_dim][block_size]`, so
@@ -39,6 +39,13 @@ impl Kv {
             Element::BF16 => KvValues::BF16(zeroed(len, 0, "the KV pool")?),
         };
         Ok(Self { layout: *layout, values })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match &self.values {
+            KvValues::F32(values) => bytes_of(values),
+            KvValues::F16(values) | KvValues::BF16(values) => bytes_of(values),
+        }
     }
 
     pub(crate) fn layout(&self) -> &KvLayout {

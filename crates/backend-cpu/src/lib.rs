@@ -70,6 +70,8 @@ pub struct CpuBackend {
     cores: Cores,
     precision: Precision,
     scratch: ProductScratch,
+    /// Bytes of everything that was handed out.
+    handed_out: u64,
 }
 
 impl CpuBackend {
@@ -94,7 +96,14 @@ impl CpuBackend {
             },
             precision: config.precision,
             scratch: ProductScratch::default(),
+            handed_out: 0,
         })
+    }
+
+    /// Counts what is about to be handed out.
+    fn count<T>(&mut self, new: T, bytes: fn(&T) -> u64) -> T {
+        self.handed_out += bytes(&new);
+        new
     }
 }
 
@@ -121,11 +130,16 @@ impl Backend for CpuBackend {
         1
     }
 
+    fn allocated_bytes(&self) -> u64 {
+        self.handed_out + self.scratch.bytes()
+    }
+
     fn alloc(&mut self, rows: usize, cols: usize, element: Element) -> Result<Buffer, CpuError> {
         if element != Element::F32 {
-            return Err(CpuError::ActivationElement(element));
+            return Err(CpuError::BufferElement(element));
         }
-        Ok(Buffer::new(error::zeroed(rows * cols, 0.0, "activations")?, cols))
+        let buffer = Buffer::new(rows, cols)?;
+        Ok(self.count(buffer, Buffer::bytes))
     }
 
     fn write(&mut self, buffer: &mut Buffer, values: &[f32]) -> Result<(), CpuError> {
@@ -138,23 +152,38 @@ impl Backend for CpuBackend {
     }
 
     fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Weight, CpuError> {
-        Weight::load(parts, role, self.precision, &self.cores.pool)
-    }
-
-    fn weight_bytes(&self, weight: &Weight) -> u64 {
-        weight.bytes()
+        let weight = Weight::load(parts, role, self.precision, &self.cores.pool)?;
+        Ok(self.count(weight, Weight::bytes))
     }
 
     fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole) -> u64 {
         Weight::planned_bytes(parts, role, self.precision)
     }
 
+    fn planned_scratch_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole, rows: usize) -> u64 {
+        if Weight::takes_blocks(parts, role, self.precision) {
+            ProductScratch::planned_bytes(rows, parts[0].cols)
+        } else {
+            0
+        }
+    }
+
+    fn reserve_scratch(&mut self, bytes: u64) -> Result<(), CpuError> {
+        self.scratch.reserve(bytes)
+    }
+
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
-        Kv::new(layout)
+        let kv = Kv::new(layout)?;
+        Ok(self.count(kv, Kv::bytes))
     }
 
     fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CpuError> {
-        Ok(Inputs::new(limits))
+        let inputs = Inputs::new(limits)?;
+        Ok(self.count(inputs, Inputs::bytes))
+    }
+
+    fn planned_inputs_bytes(&self, limits: &InputLimits) -> u64 {
+        Inputs::planned_bytes(limits)
     }
 
     fn upload(&mut self, inputs: &mut Inputs, step: &StepInputs) -> Result<(), CpuError> {
@@ -163,7 +192,12 @@ impl Backend for CpuBackend {
     }
 
     fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Sampler, CpuError> {
-        Ok(Sampler::new(slots, vocab_size, self.cores.pool.num_threads()))
+        let sampler = Sampler::new(slots, vocab_size, self.cores.pool.num_threads())?;
+        Ok(self.count(sampler, Sampler::bytes))
+    }
+
+    fn planned_sampler_bytes(&self, slots: usize, vocab_size: usize) -> u64 {
+        Sampler::planned_bytes(slots, vocab_size, self.cores.pool.num_threads())
     }
 
     fn open_slot(
@@ -178,7 +212,12 @@ impl Backend for CpuBackend {
     }
 
     fn new_samples(&mut self, max_jobs: usize, max_top: usize) -> Result<Samples, CpuError> {
-        Ok(Samples::new(max_jobs, max_top))
+        let samples = Samples::new(max_jobs, max_top)?;
+        Ok(self.count(samples, Samples::bytes))
+    }
+
+    fn planned_samples_bytes(&self, max_jobs: usize, max_top: usize) -> u64 {
+        Samples::planned_bytes(max_jobs, max_top)
     }
 
     fn read_samples(

@@ -5,7 +5,7 @@ use core::ops::Range;
 use model_format::TensorFormat;
 use tensor_backend::{WeightPart, WeightRole};
 
-use crate::error::zeroed;
+use crate::error::{bytes_of, reserved, zeroed};
 use crate::float::{Brain, Half, Single, StoredFloat};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
@@ -40,6 +40,8 @@ pub(crate) struct Segment {
     pub(crate) rows: usize,
     /// Units of all segments before it.
     pub(crate) first_unit: usize,
+    /// Whether the product takes quantised activations.
+    pub(crate) takes_blocks: bool,
     pub(crate) panels: Box<dyn Panels>,
 }
 
@@ -74,10 +76,7 @@ impl Activations<'_> {
 
 /// Rows of one format in the layout of its product.
 pub(crate) trait Panels: Send + Sync {
-    /// Whether the product takes quantised activations.
-    fn takes_blocks(&self) -> bool;
-
-    fn bytes(&self) -> usize;
+    fn bytes(&self) -> u64;
 
     /// `out[r][c] =` row `r` of `x` times row `32 unit + c`, for all rows of `x`; columns beyond the last row are
     /// undefined. `out` has 32 columns.
@@ -94,12 +93,8 @@ struct FloatPanels<S: StoredFloat> {
 }
 
 impl<S: VectorFloat> Panels for FloatPanels<S> {
-    fn takes_blocks(&self) -> bool {
-        false
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(self.values.as_slice())
+    fn bytes(&self) -> u64 {
+        bytes_of(&self.values)
     }
 
     fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, out: MatrixMut<'_>) {
@@ -128,12 +123,8 @@ impl<B: PanelBlock> BlockPanels<B> {
 }
 
 impl<B: VectorBlock> Panels for BlockPanels<B> {
-    fn takes_blocks(&self) -> bool {
-        true
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(self.blocks.as_slice())
+    fn bytes(&self) -> u64 {
+        bytes_of(&self.blocks)
     }
 
     fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, mut out: MatrixMut<'_>) {
@@ -163,7 +154,7 @@ impl Weight {
             assert_eq!(Some(part.bytes.len()), row_bytes(part).checked_mul(part.rows), "whole rows");
         }
         let layout = match role {
-            WeightRole::Embedding => Layout::Rows(parts.iter().map(stored_rows).collect()),
+            WeightRole::Embedding => Layout::Rows(parts.iter().map(stored_rows).collect::<Result<_, _>>()?),
             WeightRole::Product | WeightRole::TiedEmbedding | WeightRole::GatedProduct => {
                 let (mut first_row, mut first_unit) = (0, 0);
                 let mut segments = Vec::new();
@@ -171,7 +162,7 @@ impl Weight {
                     let rows = group.iter().map(|part| part.rows).sum();
                     let kind = kind(group[0].format, precision);
                     let panels = (kind.load)(&Group { parts: group, rows, cols }, pool)?;
-                    let segment = Segment { first_row, rows, first_unit, panels };
+                    let segment = Segment { first_row, rows, first_unit, takes_blocks: kind.takes_blocks, panels };
                     first_row += rows;
                     first_unit += segment.units();
                     segments.push(segment);
@@ -199,6 +190,11 @@ impl Weight {
             .sum()
     }
 
+    /// Whether products with a weight of these parts quantise their activations.
+    pub(crate) fn takes_blocks(parts: &[WeightPart<'_>], role: WeightRole, precision: Precision) -> bool {
+        role != WeightRole::Embedding && parts.iter().any(|part| kind(part.format, precision).takes_blocks)
+    }
+
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
@@ -209,8 +205,8 @@ impl Weight {
 
     pub(crate) fn bytes(&self) -> u64 {
         match &self.layout {
-            Layout::Segments(segments) => segments.iter().map(|segment| segment.panels.bytes() as u64).sum(),
-            Layout::Rows(parts) => parts.iter().map(|part| part.bytes.len() as u64).sum(),
+            Layout::Segments(segments) => segments.iter().map(|segment| segment.panels.bytes()).sum(),
+            Layout::Rows(parts) => parts.iter().map(|part| bytes_of(&part.bytes)).sum(),
         }
     }
 
@@ -248,13 +244,13 @@ fn row_bytes(part: &WeightPart<'_>) -> usize {
     part.format.row_bytes(part.cols).expect("the columns are whole blocks")
 }
 
-fn stored_rows(part: &WeightPart<'_>) -> StoredRows {
+fn stored_rows(part: &WeightPart<'_>) -> Result<StoredRows, CpuError> {
     let row_bytes = row_bytes(part);
-    let mut bytes = Vec::with_capacity(part.bytes.len());
+    let mut bytes = reserved(part.bytes.len(), "weights")?;
     for row in 0..part.rows {
         bytes.extend_from_slice(&part.bytes[part.order.stored_row(row) * row_bytes..][..row_bytes]);
     }
-    StoredRows { format: part.format, rows: part.rows, bytes }
+    Ok(StoredRows { format: part.format, rows: part.rows, bytes })
 }
 
 /// Runs of parts that make one segment: of equal format, but gate and up always apart.
@@ -291,6 +287,8 @@ struct Kind {
     load: Loader,
     /// Bytes of a layout of so many rows and columns.
     bytes: fn(usize, usize) -> usize,
+    /// Whether its product takes quantised activations.
+    takes_blocks: bool,
 }
 
 impl Kind {
@@ -308,6 +306,7 @@ impl Kind {
                 Ok(Box::new(FloatPanels::<S> { values, cols: group.cols }))
             },
             bytes: |rows, cols| rows.div_ceil(UNIT) * UNIT * cols * size_of::<S::Bits>(),
+            takes_blocks: false,
         }
     }
 
@@ -325,6 +324,7 @@ impl Kind {
                 Ok(Box::new(BlockPanels { blocks, blocks_per_row }))
             },
             bytes: |rows, cols| rows.div_ceil(PANEL_ROWS) * (cols / B::WIDTH) * size_of::<B>(),
+            takes_blocks: true,
         }
     }
 }

@@ -87,7 +87,7 @@ fn a_repeated_step_allocates_nothing() {
     let gated_weight = weight(HIDDEN, 2, WeightRole::GatedProduct);
     let mut buffer = |cols| backend.alloc(TOKENS, cols, Element::F32).unwrap();
     let (mut x, mut normed, mut attended, mut gated) = (buffer(HIDDEN), buffer(HIDDEN), buffer(HIDDEN), buffer(HIDDEN));
-    let (mut qkv, mut scratch, mut logits) = (buffer(3 * HIDDEN), buffer(2 * HIDDEN), buffer(VOCAB));
+    let (mut qkv, mut logits) = (buffer(3 * HIDDEN), buffer(VOCAB));
     let mut norm = backend.alloc(1, HIDDEN, Element::F32).unwrap();
     backend.write(&mut norm, &[1.0; HIDDEN]).unwrap();
     let mut rope = backend.alloc(64, 32, Element::F32).unwrap();
@@ -137,7 +137,7 @@ fn a_repeated_step_allocates_nothing() {
             rows,
         };
         backend.paged_attention(op).unwrap();
-        let op = GatedMatMul { x: &attended, weight: &gated_weight, scratch: &mut scratch, out: &mut gated, rows };
+        let op = GatedMatMul { x: &attended, weight: &gated_weight, out: &mut gated, rows };
         backend.gated_matmul(op).unwrap();
         backend.gather_rows(GatherRows { inputs: &inputs, jobs: 0..2, x: &gated, out: &mut normed }).unwrap();
         backend.matmul(MatMul { x: &normed, weight: &table, bias: None, out: &mut logits, rows: 2 }).unwrap();

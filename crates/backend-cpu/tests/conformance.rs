@@ -51,6 +51,7 @@ macro_rules! every_topic {
                 check_fed_tokens,
                 check_gated_products,
                 check_gather,
+                check_memory,
                 check_norms,
                 check_products,
                 check_rope_append,
@@ -69,5 +70,5 @@ topics!(
     exact,
     Exact,
     Instructions::best(),
-    [check_embeddings, check_gated_products, check_products, check_special_values,]
+    [check_embeddings, check_gated_products, check_memory, check_products, check_special_values]
 );

@@ -54,7 +54,7 @@ impl Case {
             WeightPart { bytes: &bytes, format: self.format, rows: self.n, cols: self.k, order: RowOrder::Natural };
         let mut alloc = |rows, cols| backend.alloc(rows, cols, Element::F32).unwrap();
         let (mut input, mut product) = (alloc(self.rows, self.k), alloc(self.rows, self.n));
-        let (mut gated, mut scratch) = (alloc(self.rows, self.n), alloc(self.rows, 2 * self.n));
+        let mut gated = alloc(self.rows, self.n);
         let (mut norm, mut normed) = (alloc(1, self.k), alloc(self.rows, self.k));
         backend.write(&mut input, &x).unwrap();
         backend.write(&mut norm, &x[..self.k]).unwrap();
@@ -62,7 +62,7 @@ impl Case {
         let weight = backend.load_weight(&[part], WeightRole::Product).unwrap();
         backend.matmul(MatMul { x: &input, weight: &weight, bias: None, out: &mut product, rows }).unwrap();
         let weight = backend.load_weight(&[part, part], WeightRole::GatedProduct).unwrap();
-        let op = GatedMatMul { x: &input, weight: &weight, scratch: &mut scratch, out: &mut gated, rows };
+        let op = GatedMatMul { x: &input, weight: &weight, out: &mut gated, rows };
         backend.gated_matmul(op).unwrap();
         backend.rms_norm(RmsNorm { x: &input, weight: &norm, eps: 1e-5, out: &mut normed, rows }).unwrap();
         [product, gated, normed]

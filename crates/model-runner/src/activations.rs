@@ -3,7 +3,10 @@
 use model_format::ModelConfig;
 use tensor_backend::{Backend, Element};
 
-use crate::{ModelError, RunnerConfig};
+use crate::{
+    ModelError, RunnerConfig,
+    memory::{Line, Taken},
+};
 
 /// Buffers that live as long as the runner and are written anew by every step.
 pub(crate) struct Activations<B: Backend> {
@@ -17,8 +20,6 @@ pub(crate) struct Activations<B: Backend> {
     pub(crate) qkv: B::Buffer,
     /// `[tokens, num_heads * head_dim]`
     pub(crate) attention: B::Buffer,
-    /// `[tokens, 2 intermediate]`
-    pub(crate) gate_up: B::Buffer,
     /// `[tokens, intermediate]`
     pub(crate) mlp: B::Buffer,
     /// `[logit rows, hidden]`: normed residuals of the positions whose logits are made next.
@@ -55,7 +56,7 @@ impl ActivationShapes {
 
     /// Bytes of all buffers but the logits, with this element.
     pub(crate) fn activation_bytes(&self, element: Element) -> u64 {
-        let a_token = 3 * self.hidden + self.qkv_width + self.q_width + 3 * self.intermediate;
+        let a_token = 3 * self.hidden + self.qkv_width + self.q_width + self.intermediate;
         ((self.tokens * a_token + self.logit_rows * self.hidden) * element.bytes()) as u64
     }
 
@@ -66,20 +67,23 @@ impl ActivationShapes {
 }
 
 impl<B: Backend> Activations<B> {
-    pub(crate) fn alloc(backend: &mut B, shapes: &ActivationShapes) -> Result<Self, ModelError> {
-        let element = backend.activation_element();
-        let mut alloc = |rows, cols, element| backend.alloc(rows, cols, element).map_err(ModelError::backend);
+    pub(crate) fn alloc(backend: &mut B, shapes: &ActivationShapes, taken: &mut Taken) -> Result<Self, ModelError> {
         let &ActivationShapes { tokens, logit_rows, hidden, intermediate, q_width, qkv_width, vocab } = shapes;
-        Ok(Self {
-            residual: alloc(tokens, hidden, element)?,
-            normed: alloc(tokens, hidden, element)?,
-            branch: alloc(tokens, hidden, element)?,
-            qkv: alloc(tokens, qkv_width, element)?,
-            attention: alloc(tokens, q_width, element)?,
-            gate_up: alloc(tokens, 2 * intermediate, element)?,
-            mlp: alloc(tokens, intermediate, element)?,
-            gathered: alloc(logit_rows, hidden, element)?,
-            logits: alloc(logit_rows, vocab, Element::F32)?,
-        })
+        let logits = backend.alloc(logit_rows, vocab, Element::F32).map_err(ModelError::backend)?;
+        taken.put(Line::Logits, backend);
+        let element = backend.activation_element();
+        let mut alloc = |rows, cols| backend.alloc(rows, cols, element).map_err(ModelError::backend);
+        let activations = Self {
+            residual: alloc(tokens, hidden)?,
+            normed: alloc(tokens, hidden)?,
+            branch: alloc(tokens, hidden)?,
+            qkv: alloc(tokens, qkv_width)?,
+            attention: alloc(tokens, q_width)?,
+            mlp: alloc(tokens, intermediate)?,
+            gathered: alloc(logit_rows, hidden)?,
+            logits,
+        };
+        taken.put(Line::Activations, backend);
+        Ok(activations)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use tensor_backend::{
     AddRmsNorm, Backend, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
-    RopeTable, WeightRole,
+    WeightRole,
 };
 
 use crate::{
@@ -67,13 +67,12 @@ impl<B: Backend> Decoder<B> {
             false => Some(loader.weight(&[TensorId::OutputHead], WeightRole::Product)?),
         };
         let frequencies = rotary_frequencies(&config.rope, config.head_dim);
-        let table = RopeTable::new(&frequencies, max_model_len as usize);
         Ok(Self {
             embedding,
             layers,
             final_norm,
             head,
-            rope: loader.values(table.positions, &table.values)?,
+            rope: loader.rotary_table(&frequencies, max_model_len as usize)?,
             num_heads: config.num_heads as usize,
             attention_scale: 1.0 / (config.head_dim as f32).sqrt(),
             sliding_window: config.sliding_window.map(|window| window as usize),
@@ -204,7 +203,6 @@ impl<B: Backend> Layer<B> {
         backend.gated_matmul(GatedMatMul {
             x: &activations.normed,
             weight: &self.gate_up,
-            scratch: &mut activations.gate_up,
             out: &mut activations.mlp,
             rows,
         })?;

@@ -1,5 +1,7 @@
 //! Why a model cannot be run. Says which tensor, field or limit is at fault; knows no file paths, which the caller adds.
 
+use std::borrow::Cow;
+
 use model_format::{FormatError, TensorFormat};
 
 /// Why a model cannot be loaded. For whoever chose the model or the limits.
@@ -77,11 +79,11 @@ pub enum ModelError {
         /// Bytes of one block.
         block: u64,
     },
-    /// The backend took more memory than it had planned.
+    /// The backend did not take the memory that it had planned: a bug in it.
     #[error("the backend took {taken} bytes for {name}, where {planned} were planned")]
     Ledger {
         /// The line of the ledger.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// Bytes planned.
         planned: u64,
         /// Bytes taken.

@@ -1,13 +1,14 @@
-//! From stored tensors to what the decoder multiplies with: weights fused by rows, vectors in f32, progress and the count
-//! of what was taken. Knows tensors and the backend, not the graph.
+//! From stored tensors to what the decoder multiplies with: weights fused by rows, vectors in f32, the rotary table, with
+//! progress and the count of what was taken. Knows tensors and the backend, not the graph.
 
 use std::borrow::Cow;
 
 use model_format::dequantize;
-use tensor_backend::{Backend, Element, RowOrder, WeightPart, WeightRole};
+use tensor_backend::{Backend, Element, RotaryFrequencies, WeightPart, WeightRole};
 
 use crate::{
-    Checkpoint, ModelError,
+    Checkpoint, ModelError, RunnerConfig,
+    memory::{Line, Taken},
     tensor_id::{
         LayerTensor::{self, AttentionOutput, Down, Gate, Key, Query, Up, Value},
         TensorId,
@@ -27,6 +28,12 @@ pub(crate) struct LayerWeight {
     role: WeightRole,
 }
 
+impl LayerWeight {
+    fn ids(&self, layer: u32) -> Vec<TensorId> {
+        self.tensors.iter().map(|tensor| TensorId::Layer(layer, *tensor)).collect()
+    }
+}
+
 /// How far loading has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LoadProgress {
@@ -42,7 +49,7 @@ pub(crate) struct Loader<'l, 'a, B: Backend> {
     checkpoint: &'l Checkpoint<'a>,
     progress: &'l mut dyn FnMut(LoadProgress),
     bytes: LoadProgress,
-    taken: u64,
+    taken: Taken,
 }
 
 impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
@@ -54,7 +61,8 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
         let bytes_total = checkpoint.tensors().map(|tensor| tensor.bytes).sum();
         let bytes = LoadProgress { bytes_done: 0, bytes_total };
         progress(bytes);
-        Self { backend, checkpoint, progress, bytes, taken: 0 }
+        let taken = Taken::new(backend);
+        Self { backend, checkpoint, progress, bytes, taken }
     }
 
     /// The model that is loaded.
@@ -62,15 +70,14 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
         self.checkpoint
     }
 
-    /// Bytes that the backend took for weights so far.
-    pub(crate) fn taken(&self) -> u64 {
+    /// What the backend took.
+    pub(crate) fn finish(self) -> Taken {
         self.taken
     }
 
     /// One product of a layer.
     pub(crate) fn layer_weight(&mut self, layer: u32, weight: LayerWeight) -> Result<B::Weight, ModelError> {
-        let ids: Vec<TensorId> = weight.tensors.iter().map(|tensor| TensorId::Layer(layer, *tensor)).collect();
-        self.weight(&ids, weight.role)
+        self.weight(&weight.ids(layer), weight.role)
     }
 
     /// The tensors' rows as one weight.
@@ -79,7 +86,7 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
         let parts: Vec<WeightPart<'_>> =
             ids.iter().zip(&bytes).map(|(id, bytes)| part(self.checkpoint, *id, bytes)).collect();
         let weight = self.backend.load_weight(&parts, role).map_err(ModelError::backend)?;
-        self.taken += self.backend.weight_bytes(&weight);
+        self.taken.put(Line::Weights, self.backend);
         self.advance(&bytes);
         Ok(weight)
     }
@@ -102,14 +109,23 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
             values.extend((0..stored.len()).map(|i| stored[order.stored_row(i)]));
             self.advance(&[bytes]);
         }
-        self.values(1, &values)
+        let mut buffer = self.backend.alloc(1, values.len(), Element::F32).map_err(ModelError::backend)?;
+        self.taken.put(Line::Vectors, self.backend);
+        self.backend.write(&mut buffer, &values).map_err(ModelError::backend)?;
+        Ok(buffer)
     }
 
-    /// An f32 matrix of values that are not in the checkpoint.
-    pub(crate) fn values(&mut self, rows: usize, values: &[f32]) -> Result<B::Buffer, ModelError> {
-        let cols = values.len() / rows;
-        let mut buffer = self.backend.alloc(rows, cols, Element::F32).map_err(ModelError::backend)?;
-        self.backend.write(&mut buffer, values).map_err(ModelError::backend)?;
+    /// Cosines and sines of positions up to `max_model_len`.
+    pub(crate) fn rotary_table(
+        &mut self,
+        frequencies: &RotaryFrequencies,
+        max_model_len: usize,
+    ) -> Result<B::Buffer, ModelError> {
+        let head_dim = 2 * frequencies.inverse.len();
+        // The buffer first: where there is no memory it is refused, before the table would abort.
+        let mut buffer = self.backend.alloc(max_model_len, head_dim, Element::F32).map_err(ModelError::backend)?;
+        self.taken.put(Line::RotaryTable, self.backend);
+        self.backend.write(&mut buffer, &frequencies.table(max_model_len)).map_err(ModelError::backend)?;
         Ok(buffer)
     }
 
@@ -126,27 +142,42 @@ pub(crate) fn embedding_role(checkpoint: &Checkpoint<'_>) -> WeightRole {
 
 /// Bytes that the backend will take for all weights of a model. Nothing is loaded.
 pub(crate) fn planned_weight_bytes<B: Backend>(backend: &B, checkpoint: &Checkpoint<'_>) -> u64 {
-    let planned = |ids: &[TensorId], role| {
-        let parts: Vec<WeightPart<'_>> = ids.iter().map(|id| part(checkpoint, *id, &[])).collect();
-        backend.planned_weight_bytes(&parts, role)
-    };
-    let mut bytes = planned(&[TensorId::Embedding], embedding_role(checkpoint));
-    if !checkpoint.config().tie_word_embeddings {
-        bytes += planned(&[TensorId::OutputHead], WeightRole::Product);
-    }
-    for layer in 0..checkpoint.config().num_layers {
-        for weight in [QKV, ATTENTION_OUTPUT, GATE_UP, DOWN] {
-            let ids: Vec<TensorId> = weight.tensors.iter().map(|tensor| TensorId::Layer(layer, *tensor)).collect();
-            bytes += planned(&ids, weight.role);
-        }
-    }
-    bytes
+    weights(checkpoint).map(|(ids, role)| backend.planned_weight_bytes(&shapes(checkpoint, &ids), role)).sum()
 }
 
-/// A matrix of the checkpoint as part of a weight. Without bytes it is only a shape, for planning.
+/// Bytes that the most demanding product of a model will need as scratch.
+pub(crate) fn planned_scratch_bytes<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint<'_>,
+    runner: &RunnerConfig,
+) -> u64 {
+    let planned = |(ids, role): (Vec<TensorId>, WeightRole)| {
+        let rows = match ids[0] {
+            TensorId::Layer(..) => runner.max_batch_tokens as usize,
+            _ => runner.logit_rows(),
+        };
+        backend.planned_scratch_bytes(&shapes(checkpoint, &ids), role, rows)
+    };
+    weights(checkpoint).map(planned).max().unwrap_or(0)
+}
+
+/// The tensors of each weight of a model, and what it is for.
+fn weights(checkpoint: &Checkpoint<'_>) -> impl Iterator<Item = (Vec<TensorId>, WeightRole)> {
+    let config = checkpoint.config();
+    let head = (!config.tie_word_embeddings).then(|| (vec![TensorId::OutputHead], WeightRole::Product));
+    let of_layers = (0..config.num_layers)
+        .flat_map(|layer| [QKV, ATTENTION_OUTPUT, GATE_UP, DOWN].map(|weight| (weight.ids(layer), weight.role)));
+    [(vec![TensorId::Embedding], embedding_role(checkpoint))].into_iter().chain(head).chain(of_layers)
+}
+
+/// Tensors as parts of a weight, without their bytes.
+fn shapes(checkpoint: &Checkpoint<'_>, ids: &[TensorId]) -> Vec<WeightPart<'static>> {
+    ids.iter().map(|id| part(checkpoint, *id, &[])).collect()
+}
+
+/// A matrix of the checkpoint as part of a weight.
 fn part<'b>(checkpoint: &Checkpoint<'_>, id: TensorId, bytes: &'b [u8]) -> WeightPart<'b> {
     let (format, shape) = checkpoint.describe(id);
     let &[rows, cols] = shape else { unreachable!("only matrices are parts of weights") };
-    let order: RowOrder = checkpoint.row_order(id);
-    WeightPart { bytes, format, rows, cols, order }
+    WeightPart { bytes, format, rows, cols, order: checkpoint.row_order(id) }
 }

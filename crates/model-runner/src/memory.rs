@@ -7,7 +7,9 @@ use serving_types::MemoryEntry;
 use tensor_backend::{Backend, Element, KvLayout};
 
 use crate::{
-    Checkpoint, KvBudget, ModelError, RunnerConfig, activations::ActivationShapes, loader::planned_weight_bytes,
+    Checkpoint, KvBudget, ModelError, RunnerConfig,
+    activations::ActivationShapes,
+    loader::{planned_scratch_bytes, planned_weight_bytes},
 };
 
 /// What a runner will take.
@@ -21,10 +23,48 @@ pub struct MemoryPlan {
     pub block_bytes: u64,
 }
 
-/// Name of the ledger's line of weights, which is checked against what the backend took.
-pub(crate) const WEIGHTS: &str = "weights";
+impl MemoryPlan {
+    pub(crate) fn bytes(&self, line: Line) -> u64 {
+        self.entries[line as usize].bytes
+    }
+}
 
-/// The ledger of a model under these limits. Allocates nothing; the backend only says how large its layouts are.
+/// A line of the ledger, in its order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Line {
+    Weights,
+    Vectors,
+    RotaryTable,
+    Activations,
+    Logits,
+    Scratch,
+    StepInputs,
+    Sampler,
+    Samples,
+    KvBlocks,
+}
+
+impl Line {
+    const COUNT: usize = Self::KvBlocks as usize + 1;
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weights => "weights",
+            Self::Vectors => "norms and biases",
+            Self::RotaryTable => "rotary table",
+            Self::Activations => "activations",
+            Self::Logits => "logits",
+            Self::Scratch => "scratch",
+            Self::StepInputs => "step inputs",
+            Self::Sampler => "sampler",
+            Self::Samples => "samples",
+            Self::KvBlocks => "kv blocks",
+        }
+    }
+}
+
+/// The ledger of a model under these limits: all that a backend takes for it. Beside it are the host's few arrays of a
+/// step's size, and what each running request brings. Allocates nothing; the backend only says how large its layouts are.
 ///
 /// # Errors
 /// A limit out of range, or a budget without room for the KV pool.
@@ -39,21 +79,57 @@ pub fn plan_memory<B: Backend>(
     let vector_elements: usize =
         checkpoint.tensors().filter(|tensor| tensor.shape.len() == 1).map(|tensor| tensor.shape[0]).sum();
     let rope_elements = runner.max_model_len as usize * model.head_dim as usize;
-    let mut entries: Vec<MemoryEntry> = [
-        (WEIGHTS, planned_weight_bytes(backend, checkpoint)),
-        ("norms and biases", (vector_elements * Element::F32.bytes()) as u64),
-        ("rotary table", (rope_elements * Element::F32.bytes()) as u64),
-        ("activations", shapes.activation_bytes(backend.activation_element())),
-        ("logits", shapes.logit_bytes()),
-    ]
-    .into_iter()
-    .map(|(name, bytes)| MemoryEntry { name: Cow::Borrowed(name), bytes })
-    .collect();
-    let taken = entries.iter().map(|entry| entry.bytes).sum();
+    let samples_bytes = backend.planned_samples_bytes(runner.max_jobs(), runner.max_top_logprobs as usize);
+    let max_slots = runner.max_batch_rows as usize;
+    let mut lines = vec![
+        (Line::Weights, planned_weight_bytes(backend, checkpoint)),
+        (Line::Vectors, (vector_elements * Element::F32.bytes()) as u64),
+        (Line::RotaryTable, (rope_elements * Element::F32.bytes()) as u64),
+        (Line::Activations, shapes.activation_bytes(backend.activation_element())),
+        (Line::Logits, shapes.logit_bytes()),
+        (Line::Scratch, planned_scratch_bytes(backend, checkpoint, runner)),
+        (Line::StepInputs, backend.planned_inputs_bytes(&runner.input_limits())),
+        (Line::Sampler, backend.planned_sampler_bytes(max_slots, model.vocab_size as usize)),
+        (Line::Samples, samples_bytes * u64::from(backend.max_steps_in_flight())),
+    ];
+    let taken = lines.iter().map(|(_, bytes)| bytes).sum();
     let block_bytes = kv_layout(checkpoint, runner, 1).block_bytes();
     let num_blocks = num_blocks(runner.kv_cache, taken, block_bytes)?;
-    entries.push(MemoryEntry { name: Cow::Borrowed("kv blocks"), bytes: block_bytes * u64::from(num_blocks) });
-    Ok(MemoryPlan { entries, num_blocks, block_bytes })
+    lines.push((Line::KvBlocks, block_bytes * u64::from(num_blocks)));
+    let entry = |(line, bytes): (Line, u64)| MemoryEntry { name: Cow::Borrowed(line.name()), bytes };
+    Ok(MemoryPlan { entries: lines.into_iter().map(entry).collect(), num_blocks, block_bytes })
+}
+
+/// What a backend takes while a model is loaded, line by line.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Bytes that the backend had taken at the last look.
+    seen: u64,
+    lines: [u64; Line::COUNT],
+}
+
+impl Taken {
+    pub(crate) fn new<B: Backend>(backend: &B) -> Self {
+        Self { seen: backend.allocated_bytes(), lines: [0; Line::COUNT] }
+    }
+
+    /// Puts on a line what the backend has taken since the last look.
+    pub(crate) fn put<B: Backend>(&mut self, line: Line, backend: &B) {
+        let now = backend.allocated_bytes();
+        self.lines[line as usize] += now - self.seen;
+        self.seen = now;
+    }
+
+    /// Fails where more or less was taken than planned.
+    pub(crate) fn check(&self, plan: &MemoryPlan) -> Result<(), ModelError> {
+        assert_eq!(plan.entries.len(), Line::COUNT);
+        for (entry, &taken) in plan.entries.iter().zip(&self.lines) {
+            if taken != entry.bytes {
+                return Err(ModelError::Ledger { name: entry.name.clone(), planned: entry.bytes, taken });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The KV pool of this many blocks.

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Range};
 use serving_types::{
     Batch, BatchOutput, CopyId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, StepId,
 };
-use tensor_backend::{Backend, InputLimits, Sample, SlotHistory};
+use tensor_backend::{Backend, Sample, SlotHistory};
 
 use crate::{
     Checkpoint, LoadProgress, ModelError, RunnerConfig,
@@ -13,7 +13,7 @@ use crate::{
     decoder::{Decoder, StepState},
     inputs::InputPreparation,
     loader::Loader,
-    memory::{WEIGHTS, kv_layout, plan_memory},
+    memory::{Line, kv_layout, plan_memory},
 };
 
 /// A model on a backend, ready to run batches.
@@ -32,6 +32,8 @@ pub struct ModelRunner<B: Backend> {
     limits: ExecutorLimits,
     logit_rows: usize,
     memory: Vec<MemoryEntry>,
+    /// What the backend had taken when all was loaded.
+    allocated_bytes: u64,
 }
 
 /// What one step in flight leaves behind until it is finished.
@@ -67,27 +69,25 @@ impl<B: Backend> ModelRunner<B> {
         };
         let mut loader = Loader::new(&mut backend, checkpoint, progress);
         let decoder = Decoder::load(&mut loader, config.max_model_len)?;
-        let taken = loader.taken();
-        let planned = plan.entries.iter().find(|entry| entry.name == WEIGHTS).map_or(0, |entry| entry.bytes);
-        if taken != planned {
-            return Err(ModelError::Ledger { name: WEIGHTS, planned, taken });
-        }
-        let activations = Activations::alloc(&mut backend, &ActivationShapes::new(checkpoint.config(), config))?;
-        let layout = kv_layout(checkpoint, config, plan.num_blocks);
-        let kv = backend.alloc_kv(&layout).map_err(ModelError::backend)?;
-        let max_slots = config.max_batch_rows as usize;
-        let input_limits = InputLimits {
-            max_tokens: config.max_batch_tokens as usize,
-            max_slots,
-            max_blocks_per_slot: config.max_blocks_per_slot(),
-            max_jobs: config.max_jobs(),
-        };
-        let inputs = backend.new_inputs(&input_limits).map_err(ModelError::backend)?;
-        let sampler = backend.new_sampler(max_slots, limits.vocab_size as usize).map_err(ModelError::backend)?;
+        let mut taken = loader.finish();
+        let shapes = ActivationShapes::new(checkpoint.config(), config);
+        let activations = Activations::alloc(&mut backend, &shapes, &mut taken)?;
+        backend.reserve_scratch(plan.bytes(Line::Scratch)).map_err(ModelError::backend)?;
+        taken.put(Line::Scratch, &backend);
+        let inputs = backend.new_inputs(&config.input_limits()).map_err(ModelError::backend)?;
+        taken.put(Line::StepInputs, &backend);
+        let (max_slots, vocab_size) = (config.max_batch_rows as usize, limits.vocab_size as usize);
+        let sampler = backend.new_sampler(max_slots, vocab_size).map_err(ModelError::backend)?;
+        taken.put(Line::Sampler, &backend);
         let idle = (0..limits.max_steps_in_flight)
             .map(|_| Lane::new(&mut backend, config))
             .collect::<Result<Vec<_>, ModelError>>()?;
+        taken.put(Line::Samples, &backend);
+        let kv = backend.alloc_kv(&kv_layout(checkpoint, config, plan.num_blocks)).map_err(ModelError::backend)?;
+        taken.put(Line::KvBlocks, &backend);
+        taken.check(&plan)?;
         Ok(Self {
+            allocated_bytes: backend.allocated_bytes(),
             backend,
             decoder,
             activations,
@@ -132,7 +132,9 @@ impl<B: Backend> ModelRunner<B> {
             rows: prepared.num_tokens(),
         };
         self.decoder.forward(&mut step)?;
-        self.enqueue_jobs(lane)
+        self.enqueue_jobs(lane)?;
+        debug_assert_eq!(self.backend.allocated_bytes(), self.allocated_bytes, "a step takes no device memory");
+        Ok(())
     }
 
     /// Logits and choices, in slices that fit the logits buffer. A step that is all prompt and no score has none.

@@ -1,6 +1,6 @@
 //! What a runner may take and hold: limits and element types. Knows no flags or defaults of the command line.
 
-use tensor_backend::Element;
+use tensor_backend::{Element, InputLimits};
 
 use crate::ModelError;
 
@@ -51,9 +51,14 @@ impl RunnerConfig {
         self.max_jobs().min(MIN_LOGIT_ROWS.max(self.max_batch_rows as usize))
     }
 
-    /// Blocks in the table of one slot.
-    pub(crate) fn max_blocks_per_slot(&self) -> usize {
-        self.max_model_len.div_ceil(self.block_size) as usize
+    /// Sizes of the device's mirror of a step's inputs.
+    pub(crate) fn input_limits(&self) -> InputLimits {
+        InputLimits {
+            max_tokens: self.max_batch_tokens as usize,
+            max_slots: self.max_batch_rows as usize,
+            max_blocks_per_slot: self.max_model_len.div_ceil(self.block_size) as usize,
+            max_jobs: self.max_jobs(),
+        }
     }
 
     /// Fails where a limit is out of its range, for a model of this vocabulary and context.

@@ -6,7 +6,7 @@ use serving_types::{RowFault, SamplingParams, TokenId};
 
 use crate::exponential::exp_nonpositive;
 use crate::random::uniform;
-use crate::{TokenHistory, adjust, check_finite};
+use crate::{TokenHistory, adjust, check_finite, largest};
 
 /// Memory for [`choose`], reused from call to call.
 #[derive(Debug)]
@@ -19,6 +19,12 @@ impl Scratch {
     #[must_use]
     pub fn new(vocab_size: usize) -> Self {
         Self { candidates: Vec::with_capacity(vocab_size) }
+    }
+
+    /// Bytes that it has taken.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.candidates.capacity() * size_of::<TokenId>()) as u64
     }
 }
 
@@ -43,12 +49,13 @@ pub fn choose(
 ) -> Result<TokenId, RowFault> {
     check_finite(logits)?;
     adjust(logits, params, history, output_position);
-    let (best, max) = largest(logits);
+    let max = largest(logits);
     if !max.is_finite() {
         return Err(RowFault::NonFiniteLogits);
     }
     if params.temperature == 0.0 {
-        return Ok(best);
+        let best = logits.iter().position(|&logit| logit == max).expect("the largest logit is one of them");
+        return Ok(best as TokenId);
     }
     let weight = |logit: f32| exp_nonpositive((logit - max) / params.temperature);
     let last_kept = last_kept(logits, weight, params, &mut scratch.candidates);
@@ -59,13 +66,6 @@ pub fn choose(
         *logit = if kept && weight >= params.min_p { weight } else { 0.0 };
     }
     Ok(draw(logits, uniform(params.seed, params.sample_index, output_position)))
-}
-
-/// The token of the largest logit, and that logit. NaN is never larger.
-fn largest(logits: &[f32]) -> (TokenId, f32) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, |max, logit| if logit > max { logit } else { max });
-    let token = logits.iter().position(|&logit| logit == max).unwrap_or(0);
-    (token as TokenId, max)
 }
 
 /// Larger logits first, lower ids first among equals.

@@ -26,7 +26,7 @@ pub use memory::{Element, KvLayout};
 pub use ops::{
     AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend, Sample,
 };
-pub use rope::{RopeTable, RotaryFrequencies};
+pub use rope::RotaryFrequencies;
 pub use weights::{RowOrder, WeightPart, WeightRole};
 
 use core::ops::Range;
@@ -35,7 +35,7 @@ use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams, TokenId};
 /// A device: memory of a few opaque kinds, and the ops on it.
 ///
 /// Shapes are row-major. `rows` of an op is how many leading rows of its buffers take part; buffers may be larger. No op
-/// allocates after its shapes have been seen once.
+/// allocates once its scratch is reserved, or its shapes have been seen.
 ///
 /// On the CPU an op's result for a row depends on that row alone: not on the other rows, the chunking or the number of
 /// threads, bit for bit.
@@ -64,9 +64,12 @@ pub trait Backend: Sized + Send {
     /// Steps that may be enqueued before the first one's samples are read; 1 if ops run as they are called.
     fn max_steps_in_flight(&self) -> u32;
 
-    // Memory
+    // Memory. What is taken can be planned before, to the byte.
 
-    /// A zeroed matrix of `rows` by `cols`.
+    /// Bytes of device memory that this backend has taken so far, its scratch included. What was dropped is not taken off.
+    fn allocated_bytes(&self) -> u64;
+
+    /// A zeroed matrix of `rows` by `cols`, which takes as many elements.
     ///
     /// # Errors
     /// Out of memory, or an element that this backend does not compute in.
@@ -91,13 +94,20 @@ pub trait Backend: Sized + Send {
     /// Out of memory, or a format that this backend cannot multiply: named, never converted silently.
     fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Self::Weight, Self::Error>;
 
-    /// Bytes that a weight holds on the device.
-    fn weight_bytes(&self, weight: &Self::Weight) -> u64;
-
-    /// Bytes that [`Backend::load_weight`] will hold for parts of these shapes, for the plan before loading.
+    /// Bytes that [`Backend::load_weight`] will take for parts of these shapes. Their `bytes` are not looked at.
     fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole) -> u64;
 
-    /// The KV pool, zeroed.
+    /// Bytes of scratch that a product of up to `rows` rows with such a weight needs. Products run one after another, so
+    /// a model needs as much as the most demanding of them.
+    fn planned_scratch_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole, rows: usize) -> u64;
+
+    /// Takes scratch for all products that need at most `bytes`. Without it a product takes what it lacks when it runs.
+    ///
+    /// # Errors
+    /// Out of memory.
+    fn reserve_scratch(&mut self, bytes: u64) -> Result<(), Self::Error>;
+
+    /// The KV pool, zeroed; it takes [`KvLayout::total_bytes`].
     ///
     /// # Errors
     /// Out of memory, or an unsupported element.
@@ -111,6 +121,9 @@ pub trait Backend: Sized + Send {
     /// Out of memory.
     fn new_inputs(&mut self, limits: &InputLimits) -> Result<Self::Inputs, Self::Error>;
 
+    /// Bytes that [`Backend::new_inputs`] will take.
+    fn planned_inputs_bytes(&self, limits: &InputLimits) -> u64;
+
     /// Sends one step's inputs and applies its table updates.
     ///
     /// # Errors
@@ -122,6 +135,9 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// Out of memory.
     fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Self::Sampler, Self::Error>;
+
+    /// Bytes that [`Backend::new_sampler`] will take, without what each owner of a slot brings: its parameters and history.
+    fn planned_sampler_bytes(&self, slots: usize, vocab_size: usize) -> u64;
 
     /// Gives a slot a new owner. `history` is all of its tokens so far, the first `num_prompt_tokens` of them prompt; it
     /// is empty if `params` has no penalties.
@@ -141,6 +157,9 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// Out of memory.
     fn new_samples(&mut self, max_jobs: usize, max_top: usize) -> Result<Self::Samples, Self::Error>;
+
+    /// Bytes that [`Backend::new_samples`] will take.
+    fn planned_samples_bytes(&self, max_jobs: usize, max_top: usize) -> u64;
 
     /// Waits for the step's [`Sample`] ops and appends, for each row of the step in turn, its [`RowOutput`] to `output`.
     /// `row_jobs` says which jobs belong to each row, as half-open ranges in row order.

@@ -68,8 +68,6 @@ pub struct GatedMatMul<'a, B: Backend> {
     pub x: &'a B::Buffer,
     /// `[2 n, k]`: gate, then up; loaded as a gated product
     pub weight: &'a B::Weight,
-    /// `[rows, 2 n]`, for backends that do not fuse; contents undefined before and after
-    pub scratch: &'a mut B::Buffer,
     /// `[rows, n]`
     pub out: &'a mut B::Buffer,
     /// Rows that take part.
@@ -95,7 +93,8 @@ pub struct RopeAppend<'a, B: Backend> {
     pub inputs: &'a B::Inputs,
     /// `[rows, (num_heads + 2 num_kv_heads) * head_dim]`: queries, keys, values; queries and keys are rotated in place
     pub qkv: &'a mut B::Buffer,
-    /// `[max_positions, head_dim]`, f32: cosines, then sines; see [`RopeTable`](crate::RopeTable)
+    /// `[max_positions, head_dim]`, f32: cosines, then sines; see
+    /// [`RotaryFrequencies::table`](crate::RotaryFrequencies::table)
     pub rope: &'a B::Buffer,
     /// Norm before the rotation.
     pub qk_norm: Option<QkNorm<'a, B>>,

@@ -5,12 +5,13 @@ use core::ops::Range;
 
 use tensor_backend::{GatedMatMul, MatMul};
 
-use crate::CpuBackend;
 use crate::buffer::Buffer;
+use crate::error::{bytes_of, zeroed};
 use crate::pool::{Chunks, Cores, Split};
 use crate::quantise::{ActivationBlock, BLOCK};
 use crate::simd::{Matrix, MatrixMut, quantise_row, silu_mul};
 use crate::weight::{Activations, Segment, UNIT, Weight};
+use crate::{CpuBackend, CpuError};
 
 /// Rows that pass through a weight's panel while it is in the cache.
 const CHUNK_ROWS: usize = 32;
@@ -25,13 +26,31 @@ pub(crate) struct ProductScratch {
 }
 
 impl ProductScratch {
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(&self.blocks)
+    }
+
+    /// Bytes that a product of `rows` rows of `cols` quantised inputs needs.
+    pub(crate) fn planned_bytes(rows: usize, cols: usize) -> u64 {
+        (rows * (cols / BLOCK) * size_of::<ActivationBlock>()) as u64
+    }
+
+    /// Makes room for all products that need at most `bytes`.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<(), CpuError> {
+        let len = bytes as usize / size_of::<ActivationBlock>();
+        if self.blocks.len() < len {
+            self.blocks = zeroed(len, ActivationBlock::default(), "scratch")?;
+        }
+        Ok(())
+    }
+
     /// The leading rows of `x`, also quantised if a segment takes them so.
     fn activations<'a>(&'a mut self, cores: &Cores, x: &'a Buffer, rows: usize, weight: &Weight) -> Activations<'a> {
         let cols = weight.cols();
         assert_eq!(x.cols(), cols);
         let values = x.rows(0..rows);
         let mut len = 0;
-        if weight.segments().iter().any(|segment| segment.panels.takes_blocks()) {
+        if weight.segments().iter().any(|segment| segment.takes_blocks) {
             let per_row = cols / BLOCK;
             len = rows * per_row;
             if self.blocks.len() < len {

@@ -5,13 +5,10 @@ use tensor_backend::RopeAppend;
 use crate::CpuBackend;
 use crate::kv::TokenPlace;
 use crate::pool::{Chunks, Cores};
-use crate::simd::rms_norm_row;
+use crate::simd::rms_norm_in_place;
 
 /// Elements that are worth a thread.
 const GRAIN: usize = 1 << 14;
-
-/// Longest head that the stack scratch of the norm holds.
-const MAX_HEAD_DIM: usize = 1024;
 
 pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
     let step = op.inputs.step();
@@ -22,7 +19,6 @@ pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
     assert_eq!(cols, q_cols + 2 * kv_cols);
     assert_eq!(op.rope.cols(), head_dim);
     assert!(head_dim.is_multiple_of(2));
-    assert!(head_dim <= MAX_HEAD_DIM);
     let (rope, qk_norm) = (op.rope, &op.qk_norm);
 
     cores.pool.run(Chunks::new(op.qkv.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
@@ -31,10 +27,7 @@ pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
             for (index, head) in row[..q_cols + kv_cols].chunks_exact_mut(head_dim).enumerate() {
                 if let Some(norm) = qk_norm {
                     let weight = if index < op.num_heads { norm.q_weight } else { norm.k_weight };
-                    let mut normed = [0.0; MAX_HEAD_DIM];
-                    let normed = &mut normed[..head_dim];
-                    rms_norm_row(cores.path, head, weight.row(0), norm.eps, normed);
-                    head.copy_from_slice(normed);
+                    rms_norm_in_place(cores.path, head, weight.row(0), norm.eps);
                 }
                 rotate(head, rotation);
             }

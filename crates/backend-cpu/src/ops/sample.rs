@@ -6,8 +6,9 @@ use sampling::{Scratch, TokenHistory, TokenScore, choose, score};
 use serving_types::{BatchOutput, PositionLogprobs, RowFault, RowOutput, RowSlot, SamplingParams, TokenId};
 use tensor_backend::{LogitChoice, LogitJob, Sample, SlotHistory};
 
-use crate::CpuBackend;
+use crate::error::{bytes_of, reserved, zeroed};
 use crate::pool::{Pool, Split};
+use crate::{CpuBackend, CpuError};
 
 /// Sampling state of each row slot.
 #[derive(Debug)]
@@ -32,16 +33,39 @@ struct Workspace {
     logits: Vec<f32>,
 }
 
+impl Workspace {
+    fn new(vocab_size: usize) -> Result<Self, CpuError> {
+        Ok(Self { scratch: Scratch::new(vocab_size), logits: reserved(vocab_size, "the sampler")? })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.scratch.bytes() + bytes_of(&self.logits)
+    }
+}
+
+/// Halving the jobs until each piece is a thread's share makes at most this many pieces.
+fn num_workspaces(num_threads: usize) -> usize {
+    num_threads.next_power_of_two()
+}
+
 impl Sampler {
-    pub(crate) fn new(num_slots: usize, vocab_size: usize, num_threads: usize) -> Self {
-        // Halving the jobs until each piece is a thread's share makes at most this many pieces.
-        let num_pieces = num_threads.next_power_of_two();
-        let workspace = |_| Workspace { scratch: Scratch::new(vocab_size), logits: Vec::with_capacity(vocab_size) };
-        Self {
-            slots: (0..num_slots).map(|_| Slot::default()).collect(),
-            workspaces: (0..num_pieces).map(workspace).collect(),
-            vocab_size,
-        }
+    pub(crate) fn new(num_slots: usize, vocab_size: usize, num_threads: usize) -> Result<Self, CpuError> {
+        let mut slots = reserved(num_slots, "the sampler")?;
+        slots.resize_with(num_slots, Slot::default);
+        let workspaces =
+            (0..num_workspaces(num_threads)).map(|_| Workspace::new(vocab_size)).collect::<Result<_, _>>()?;
+        Ok(Self { slots, workspaces, vocab_size })
+    }
+
+    /// Without what the owners of slots brought.
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(&self.slots) + self.workspaces.iter().map(Workspace::bytes).sum::<u64>()
+    }
+
+    /// What [`bytes`](Self::bytes) will be.
+    pub(crate) fn planned_bytes(num_slots: usize, vocab_size: usize, num_threads: usize) -> u64 {
+        let slots = num_slots * size_of::<Slot>();
+        (slots + num_workspaces(num_threads) * vocab_size * (size_of::<TokenId>() + size_of::<f32>())) as u64
     }
 
     pub(crate) fn open_slot(&mut self, slot: RowSlot, params: &SamplingParams, history: SlotHistory<'_>) {
@@ -66,9 +90,19 @@ pub struct Samples {
 }
 
 impl Samples {
-    pub(crate) fn new(max_jobs: usize, max_top: usize) -> Self {
-        let none = Outcome { token: 0, sampled: false, score: None, num_top: 0, fault: None };
-        Self { results: vec![none; max_jobs], top: vec![(0, 0.0); max_jobs * max_top], max_top }
+    pub(crate) fn new(max_jobs: usize, max_top: usize) -> Result<Self, CpuError> {
+        const WHAT: &str = "samples";
+        let (results, top) = (zeroed(max_jobs, Outcome::NONE, WHAT)?, zeroed(max_jobs * max_top, (0, 0.0), WHAT)?);
+        Ok(Self { results, top, max_top })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        bytes_of(&self.results) + bytes_of(&self.top)
+    }
+
+    /// What [`bytes`](Self::bytes) will be.
+    pub(crate) fn planned_bytes(max_jobs: usize, max_top: usize) -> u64 {
+        (max_jobs * (size_of::<Outcome>() + max_top * size_of::<(TokenId, f32)>())) as u64
     }
 }
 
@@ -80,6 +114,10 @@ struct Outcome {
     /// Entries of `top` that are filled.
     num_top: usize,
     fault: Option<RowFault>,
+}
+
+impl Outcome {
+    const NONE: Self = Self { token: 0, sampled: false, score: None, num_top: 0, fault: None };
 }
 
 pub(crate) fn sample(pool: &Pool, op: Sample<'_, CpuBackend>) {
@@ -120,7 +158,7 @@ fn run_job(
     top: &mut [(TokenId, f32)],
     workspace: &mut Workspace,
 ) -> Outcome {
-    let mut outcome = Outcome { token: 0, sampled: false, score: None, num_top: 0, fault: None };
+    let mut outcome = Outcome::NONE;
     let result = match job.choice {
         LogitChoice::Score { target, num_top } => {
             outcome.token = target;

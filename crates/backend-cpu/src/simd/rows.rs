@@ -49,6 +49,11 @@ for_every_path! {
 }
 
 for_every_path! {
+    /// `x = x / sqrt(mean(x²) + eps) * weight`.
+    rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) = rms_norm_of_itself
+}
+
+for_every_path! {
     /// `out = silu(gate) * up`.
     silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = gate_up
 }
@@ -83,8 +88,9 @@ fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
+/// `1 / sqrt(mean(x²) + eps)`.
 #[inline(always)]
-fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let (whole, rest) = x.as_chunks::<LANES>();
     for chunk in whole {
@@ -96,9 +102,22 @@ fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         *lane = x.mul_add(x, *lane);
     }
     let mean = sum_lanes(lanes) / x.len() as f32;
-    let inverse = 1.0 / (mean + eps).sqrt();
+    1.0 / (mean + eps).sqrt()
+}
+
+#[inline(always)]
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let inverse = inverse_rms(x, eps);
     for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * inverse * weight;
+    }
+}
+
+#[inline(always)]
+fn rms_norm_of_itself(x: &mut [f32], weight: &[f32], eps: f32) {
+    let inverse = inverse_rms(x, eps);
+    for (x, &weight) in x.iter_mut().zip(weight) {
+        *x = *x * inverse * weight;
     }
 }
 

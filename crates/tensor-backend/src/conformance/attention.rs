@@ -10,9 +10,7 @@ use super::fixture::{
 };
 use super::reference::{attend, rms_norm, rotate};
 use super::shapes::{ATTENTION, ATTENTION_STEPS, AttentionShape};
-use crate::{
-    Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RopeTable, RotaryFrequencies,
-};
+use crate::{Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies};
 
 const NUM_LAYERS: usize = 2;
 
@@ -273,8 +271,8 @@ fn check_rope_append_of<B: Backend>(
         inverse: (0..head_dim / 2).map(|i| 1e4_f64.powf(-2.0 * i as f64 / head_dim as f64)).collect(),
         amplitude: 1.0,
     };
-    let table = RopeTable::new(&frequencies, 40);
-    let rope = parameters(backend, head_dim, &table.values);
+    let table = frequencies.table(40);
+    let rope = parameters(backend, head_dim, &table);
 
     let x: Vec<f32> = scene.contexts.concat();
     let (num_tokens, cols) = (x.len() / scene.cols(), scene.cols());
@@ -296,7 +294,7 @@ fn check_rope_append_of<B: Backend>(
     let positions = (0..21).chain(0..2);
     let mut expected = Vec::new();
     for (position, row) in positions.zip(x.chunks_exact(cols)) {
-        let rotation = &table.values[position * head_dim..][..head_dim];
+        let rotation = &table[position * head_dim..][..head_dim];
         for (index, head) in row.chunks_exact(head_dim).enumerate() {
             let plain: Vec<f64> = head.iter().copied().map(f64::from).collect();
             let weight = if index < num_heads { &q_weight } else { &k_weight };

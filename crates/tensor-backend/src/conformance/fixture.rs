@@ -3,7 +3,7 @@
 use model_format::TensorFormat;
 use serving_types::{RowSlot, TokenId};
 
-use crate::{Backend, Element, LogitJob, StepInputs, TableUpdate, WeightPart};
+use crate::{Backend, Element, LogitJob, StepInputs, TableUpdate, WeightPart, WeightRole};
 
 /// A stored matrix and its exact values.
 pub(super) struct StoredMatrix {
@@ -84,6 +84,30 @@ pub(super) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
 /// Activations of variance 1 that the backend holds exactly.
 pub(super) fn activations<B: Backend>(backend: &B, len: usize, random: &mut Random) -> Vec<f32> {
     rounded(&random.values(len), backend.activation_element())
+}
+
+/// What `make` makes, which must take as many bytes as were `planned`.
+pub(super) fn measured<B: Backend, T>(
+    backend: &mut B,
+    what: &str,
+    planned: u64,
+    make: impl FnOnce(&mut B) -> Result<T, B::Error>,
+) -> T {
+    let before = backend.allocated_bytes();
+    let made = make(backend).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(backend.allocated_bytes() - before, planned, "{what}: bytes taken");
+    made
+}
+
+/// A loaded weight, whose size was planned.
+pub(super) fn load_weight<B: Backend>(
+    backend: &mut B,
+    what: &str,
+    parts: &[WeightPart<'_>],
+    role: WeightRole,
+) -> B::Weight {
+    let planned = backend.planned_weight_bytes(parts, role);
+    measured(backend, what, planned, |backend| backend.load_weight(parts, role))
 }
 
 /// A buffer of activations with these values.

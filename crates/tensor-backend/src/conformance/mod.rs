@@ -9,6 +9,7 @@
 
 mod attention;
 mod fixture;
+mod memory;
 mod products;
 mod reference;
 mod rows;
@@ -16,6 +17,7 @@ mod sampling;
 pub mod shapes;
 
 pub use attention::{check_attention, check_block_copies, check_rope_append};
+pub use memory::check_memory;
 pub use products::{check_gated_products, check_products, check_special_values};
 pub use rows::{check_buffers, check_embeddings, check_gather, check_norms};
 pub use sampling::{check_choices, check_faults, check_fed_tokens, check_scores};
@@ -45,6 +47,7 @@ pub struct Options {
 /// # Panics
 /// If a check fails; the message names the case.
 pub fn check_all<B: Backend>(backend: &mut B, options: &Options) {
+    check_memory(backend, options);
     check_buffers(backend, options);
     check_embeddings(backend, options);
     check_gather(backend, options);

@@ -4,8 +4,8 @@ use model_format::TensorFormat;
 
 use super::Options;
 use super::fixture::{
-    Expected, Random, StoredMatrix, activations, assert_same, assert_within, buffer_of, parameters, poisoned,
-    read_poisoned,
+    Expected, Random, StoredMatrix, activations, assert_same, assert_within, buffer_of, load_weight, parameters,
+    poisoned, read_poisoned,
 };
 use super::reference::{dot, silu};
 use super::shapes::{PRODUCTS, ProductShape};
@@ -77,8 +77,7 @@ fn check_product<B: Backend>(
     let tolerance = tolerance(options, formats);
 
     for role in [WeightRole::Product, WeightRole::TiedEmbedding] {
-        let weight = backend.load_weight(&weight_parts, role).expect("a weight");
-        assert_eq!(backend.weight_bytes(&weight), backend.planned_weight_bytes(&weight_parts, role), "{what}");
+        let weight = load_weight(backend, &what, &weight_parts, role);
         let got = multiply(backend, &weight, None, &x, (rows, n));
         let with_bias = multiply(backend, &weight, Some(&bias_buffer), &x, (rows, n));
         let columns = || parts.iter().flat_map(|part| (0..part.rows).map(|row| part.row(order.stored_row(row))));
@@ -126,17 +125,14 @@ fn check_gated_product<B: Backend>(
     let mut random = Random::new((rows * 17 + k * 5 + n) as u64);
     let [gate, up] = formats.map(|format| StoredMatrix::random(format, n, k, &mut random));
     let parts = [gate.part(), up.part()];
-    let weight = backend.load_weight(&parts, WeightRole::GatedProduct).expect("a weight");
-    let planned = backend.planned_weight_bytes(&parts, WeightRole::GatedProduct);
-    assert_eq!(backend.weight_bytes(&weight), planned, "{what}");
+    let weight = load_weight(backend, &what, &parts, WeightRole::GatedProduct);
     // Small activations, so that the gate is neither closed nor open.
     let small: Vec<f32> = random.values(rows * k).iter().map(|x| x / (k as f32).sqrt()).collect();
     let x = super::fixture::rounded(&small, backend.activation_element());
     let mut run = |x: &[f32], rows: usize| {
         let x = buffer_of(backend, k, x);
-        let mut scratch = poisoned(backend, rows, 2 * n);
         let mut out = poisoned(backend, rows, n);
-        let op = GatedMatMul { x: &x, weight: &weight, scratch: &mut scratch, out: &mut out, rows };
+        let op = GatedMatMul { x: &x, weight: &weight, out: &mut out, rows };
         backend.gated_matmul(op).expect("a gated product");
         read_poisoned(backend, &out, rows, &what)
     };

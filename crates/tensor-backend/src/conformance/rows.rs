@@ -4,8 +4,8 @@ use serving_types::RowSlot;
 
 use super::Options;
 use super::fixture::{
-    Random, RowSpec, StoredMatrix, activations, assert_close, assert_same, buffer_of, parameters, poisoned,
-    read_poisoned, step_of,
+    Random, RowSpec, StoredMatrix, activations, assert_close, assert_same, buffer_of, load_weight, parameters,
+    poisoned, read_poisoned, step_of,
 };
 use super::reference;
 use super::shapes::ROW_WIDTHS;
@@ -50,12 +50,7 @@ pub fn check_embeddings<B: Backend>(backend: &mut B, options: &Options) {
             let table = StoredMatrix::random(format, VOCAB, cols, &mut random);
             for role in [WeightRole::Embedding, WeightRole::TiedEmbedding] {
                 let what = format!("embedding {format}, {cols} columns, {role:?}");
-                let weight = backend.load_weight(&[table.part()], role).expect("a weight");
-                assert_eq!(
-                    backend.weight_bytes(&weight),
-                    backend.planned_weight_bytes(&[table.part()], role),
-                    "{what}"
-                );
+                let weight = load_weight(backend, &what, &[table.part()], role);
                 let tokens: Vec<u32> = vec![0, 74, 31, 32, 33, 15, 16, 74, 1];
                 let row = RowSpec { slot: 0, start: 0, tokens: tokens.clone(), blocks: vec![] };
                 let mut inputs = backend.new_inputs(&limits(tokens.len())).expect("inputs");
