@@ -4,12 +4,13 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::fmt;
 
 use crate::config::{ConfigError, KvCacheConfig, PrefixCaching};
 use crate::events::{CacheEvent, EventLog};
 use crate::index::{Detached, NodeId, Parent, PrefixIndex};
-use crate::pool::{Content, Pool};
+use crate::pool::{Content, Place, Pool};
 use crate::promises::Promises;
 use crate::stats::{CacheStats, Usage};
 use crate::{Admission, BlockCopy, BlockId, BlockTable, PrefixKeys, StepId, TokenId};
@@ -280,6 +281,31 @@ impl KvCache {
         self.index.clear();
         self.generation += 1;
         self.events.cleared();
+    }
+
+    /// Forgets the prefix that the table holds and every longer one, because what computed it turned out to be faulty.
+    /// Cached blocks of these prefixes become free; tables keep theirs. A table that goes on may offer them again, with its
+    /// next promise: whoever finds that its blocks are bad forgets them in turn. Takes time in proportion to the pool.
+    pub fn forget(&mut self, table: &BlockTable) {
+        self.assert_owns(table);
+        // All other blocks of the table are below its first one.
+        let Some(root) = table.blocks.first().and_then(|first| self.pool.get(*first).node) else { return };
+        let blocks = (0..self.pool.num_blocks()).map(BlockId::from_index);
+        let depth_of = |block| Some((self.index.depth_below(root, self.pool.get(block).node?)?, block));
+        let mut fallen: Vec<(u32, BlockId)> = blocks.filter_map(depth_of).collect();
+        // Leaves before parents.
+        fallen.sort_unstable_by_key(|(depth, _)| Reverse(*depth));
+        for (_, block) in fallen {
+            if self.pool.get(block).place == Place::Cached {
+                self.discard_cached(block);
+                continue;
+            }
+            self.detach(block);
+            let record = self.pool.get_mut(block);
+            if record.content == Content::Published {
+                record.content = Content::Private;
+            }
+        }
     }
 
     pub(crate) fn assert_owns(&self, table: &BlockTable) {

@@ -179,6 +179,16 @@ impl PrefixIndex {
         self.nodes[node.at()].as_mut().expect("a node in use")
     }
 
+    /// How many steps lead from `node` up to `root`; `None` if none do.
+    pub(crate) fn depth_below(&self, root: NodeId, node: NodeId) -> Option<u32> {
+        let parent = |node: &NodeId| match self.node(*node).parent {
+            Parent::Node(parent) => Some(parent),
+            Parent::Salt(_) => None,
+        };
+        let depth = core::iter::successors(Some(node), parent).position(|node| node == root)?;
+        Some(depth as u32)
+    }
+
     pub(crate) fn tokens(&self, node: NodeId) -> &[TokenId] {
         &self.tokens[node.at() * self.block_size..][..self.block_size]
     }

@@ -53,7 +53,8 @@
 //! will fill is *promised*: rows of the same and of later steps may share it at once, since a model appends the keys and
 //! values of a whole batch before any row attends. When the step is [retired](KvCache::retire) as completed, the block is
 //! *published*: full, and never written again. When the step failed, the promise is *withdrawn*, with every later promise
-//! that may rest on it, and [`KvCache::is_withdrawn`] tells which tables hold such a block.
+//! that may rest on it, and [`KvCache::is_withdrawn`] tells which tables hold such a block. What is found to be bad later, in
+//! one sequence only, is taken out of the index with [`KvCache::forget`].
 //!
 //! Device work outlives the plan, so [`KvCache::release`] and [`KvCache::truncate`] take the last step that names the
 //! blocks. Until that step is retired the blocks are in transit: not takeable, though still shareable.

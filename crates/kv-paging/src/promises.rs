@@ -168,7 +168,7 @@ impl KvCache {
         self.promises.blocks.remove(&mut self.promises.links, block);
         let record = self.pool.get_mut(block);
         let Some(node) = record.node else {
-            // A copy, or a promise from before the prefix cache was cleared.
+            // A copy, or a promise that was forgotten.
             record.content = Content::Private;
             return;
         };
@@ -229,8 +229,8 @@ impl KvCache {
     }
 
     /// Whether a promised block falls with the failed step: because the step fills it; because its parent in the index lost
-    /// a block, from which it may have been computed; or because nothing is known of its parent: a copy, or a promise
-    /// from before the prefix cache was cleared.
+    /// a block, from which it may have been computed; or because nothing is known of its parent: a copy, or a promise that
+    /// was forgotten.
     ///
     /// An equal block may remain to the parent, and this one may have been computed from that. It falls all the same: a
     /// table that reached it through the fallen block would keep it while nothing keeps the remaining one, and then a

@@ -29,9 +29,10 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Clearing is rare, or nothing ever builds up.
+/// Forgetting is rare, or nothing ever builds up.
 fn ops() -> impl Strategy<Value = Vec<Op>> {
-    vec(prop_oneof![60 => op(), 1 => Just(Op::Clear)], 1..120)
+    let forget = (0..4_usize).prop_map(|sequence| Op::Forget { sequence });
+    vec(prop_oneof![60 => op(), 2 => forget, 1 => Just(Op::Clear)], 1..120)
 }
 
 fn check(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching, ops: &[Op]) {
@@ -140,6 +141,7 @@ fn all_short_sequences() {
         Op::Fork { sequence: 0, num_cut: 0 },
         Op::Release { sequence: 0, after: false },
         Op::Release { sequence: 1, after: true },
+        Op::Forget { sequence: 0 },
         Op::Clear,
     ];
     let num_checked = check_all(&alphabet, &mut Vec::new(), MAX_LEN);

@@ -80,6 +80,8 @@ pub(crate) enum Op {
     Fork { sequence: usize, num_cut: usize },
     /// Releases a sequence, at once or after the step that is being planned.
     Release { sequence: usize, after: bool },
+    /// Forgets what a sequence holds and all that continues it.
+    Forget { sequence: usize },
     /// Forgets all prefixes.
     Clear,
 }
@@ -158,6 +160,7 @@ impl Model {
             Op::Truncate { sequence, num_cut, after } => self.truncate(*sequence, *num_cut, *after),
             Op::Fork { sequence, num_cut } => self.fork(*sequence, *num_cut),
             Op::Release { sequence, after } => self.release(*sequence, *after),
+            Op::Forget { sequence } => self.forget_sequence(*sequence),
             Op::Clear => self.clear(),
         }
     }
@@ -416,9 +419,27 @@ impl Model {
         }
     }
 
+    fn forget_sequence(&mut self, sequence: usize) -> bool {
+        let table = &self.sequences[sequence].table;
+        self.cache.forget(table);
+        let first = table.blocks().first().and_then(|first| self.blocks[at(*first)].content.prefix().cloned());
+        let Some((tenant, tokens)) = first else { return true };
+        self.forget_prefixes(|prefix| prefix.0 == tenant && prefix.1.starts_with(&tokens));
+        true
+    }
+
     fn clear(&mut self) -> bool {
         self.cache.clear_prefix_cache();
+        self.forget_prefixes(|_| true);
+        self.sequences.iter_mut().for_each(|sequence| sequence.is_stale = true);
+        true
+    }
+
+    fn forget_prefixes(&mut self, falls: impl Fn(&Prefix) -> bool) {
         for block in 0..self.blocks.len() {
+            if !self.blocks[block].content.prefix().is_some_and(&falls) {
+                continue;
+            }
             if self.blocks[block].is_cached {
                 self.forget(block);
             }
@@ -429,8 +450,6 @@ impl Model {
             }
         }
         self.unannounce();
-        self.sequences.iter_mut().for_each(|sequence| sequence.is_stale = true);
-        true
     }
 
     /// A block that nothing holds any more is cached or forgotten.
@@ -539,7 +558,8 @@ impl Op {
             | Self::Promise { sequence }
             | Self::Truncate { sequence, .. }
             | Self::Fork { sequence, .. }
-            | Self::Release { sequence, .. } => Some(*sequence),
+            | Self::Release { sequence, .. }
+            | Self::Forget { sequence } => Some(*sequence),
             Self::Admit { .. } | Self::Start { .. } | Self::Launch | Self::Retire(_) | Self::Clear => None,
         }
     }
