@@ -152,7 +152,7 @@ impl Engine {
             State::Failed(cause) => return Err(SubmitError::DeviceLost(cause.clone())),
         }
         self.shared.door.check(&prompt, &sampling)?;
-        let max_requests = self.shared.door.config.max_waiting;
+        let max_requests = self.max_requests();
         self.shared
             .num_live
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |live| (live < max_requests).then_some(live + 1))
@@ -198,6 +198,12 @@ impl Engine {
         self.shared.door.limits
     }
 
+    /// The most requests that are accepted at a time, those that wait included.
+    #[must_use]
+    pub fn max_requests(&self) -> usize {
+        self.shared.door.config.max_waiting
+    }
+
     /// The executor's memory, line by line.
     #[must_use]
     pub fn memory(&self) -> Vec<MemoryEntry> {
@@ -219,7 +225,8 @@ impl Engine {
     /// its end. Blocks until the engine's thread is done; a second call waits for the first one's drain.
     #[must_use]
     pub fn drain(&self, timeout: Duration) -> DrainOutcome {
-        let give_up = Instant::now() + timeout + DRAIN_GRACE;
+        // None if it is beyond the clock's range.
+        let give_up = Instant::now().checked_add(timeout.saturating_add(DRAIN_GRACE));
         let mut state = self.shared.state();
         if *state == State::Serving {
             *state = State::Draining;
@@ -235,7 +242,7 @@ impl Engine {
                 State::Failed(cause) => return DrainOutcome::Failed(cause.clone()),
                 State::Serving | State::Draining => {}
             }
-            let left = give_up.saturating_duration_since(Instant::now());
+            let left = give_up.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return DrainOutcome::Stuck;
             }

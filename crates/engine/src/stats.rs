@@ -41,12 +41,3 @@ pub struct EngineStats {
     /// Of this, time spent inside the executor.
     pub executor_time: Duration,
 }
-
-impl EngineStats {
-    /// Mean time of a step outside the executor: planning, bookkeeping, delivery of events to the outbox.
-    #[must_use]
-    pub fn host_time_per_step(&self) -> Duration {
-        let host = self.step_time.saturating_sub(self.executor_time);
-        host.checked_div(u32::try_from(self.steps).unwrap_or(u32::MAX)).unwrap_or_default()
-    }
-}

@@ -240,6 +240,29 @@ fn a_failed_step_fails_its_rows_and_recomputes_those_who_trusted_it() {
 }
 
 #[test]
+fn what_a_faulty_row_computed_is_not_shared() {
+    for max_steps_in_flight in [1, 2] {
+        // The first chunk of the first request is faulty, which shows when its last one is sampled; the second request
+        // matches what is known by then. The third one comes after that.
+        let limits = ExecutorLimits { max_batch_tokens: 16, ..roomy(max_steps_in_flight) };
+        let arriving = |at_ms: u64| SimRequest {
+            arrival: Timestamp(at_ms * 1_000_000),
+            ..SimRequest::new(tokens(1, 40), greedy(5))
+        };
+        let faults = Faults { faulty_step: Some(StepId(0)), ..Faults::default() };
+        let requests = vec![arriving(0), arriving(2), arriving(20)];
+        let report = run(&Scenario { faults, ..Scenario::new(limits, requests.clone()) });
+        let [first, second, third] = &report.transcripts[..] else { panic!("three requests") };
+        for seen in [first, second] {
+            let cause = "the model's logits are not finite".into();
+            assert_eq!((&seen.tokens[..], seen.finished.clone().unwrap().0), (&[][..], FinishReason::Failed(cause)));
+        }
+        assert_eq!(answer(third), answer(&alone(&requests[2], limits)));
+        assert_eq!(third.finished.clone().unwrap().1.cached_tokens, 0);
+    }
+}
+
+#[test]
 fn failures_stay_where_they_happen() {
     for max_steps_in_flight in [1, 2, 3] {
         for seed in 0..8 {

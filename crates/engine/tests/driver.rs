@@ -157,10 +157,9 @@ fn a_lost_engine_says_why_to_everyone() {
 
 #[test]
 fn a_drain_ends_every_stream() {
-    for (timeout, expected) in [
-        (Duration::from_secs(600), DrainOutcome::Finished),
-        (Duration::ZERO, DrainOutcome::Cancelled { num_requests: 3 }),
-    ] {
+    for (timeout, expected) in
+        [(Duration::MAX, DrainOutcome::Finished), (Duration::ZERO, DrainOutcome::Cancelled { num_requests: 3 })]
+    {
         let (engine, permits) = held_engine(Faults::default());
         assert_eq!(engine.health(), Health::Serving);
         let handles: Vec<_> = (0..3).map(|nth| submit(&engine, &[nth; 9], 50).unwrap()).collect();

@@ -85,6 +85,8 @@ impl Scheduler {
         updates: &mut Vec<Update>,
     ) {
         if let Some(fault) = result.fault {
+            // What it computed may be what is wrong, and so may be what it matched: nobody else shall start from that.
+            self.kv.forget(&self.requests[index].expect_running().table);
             self.end(index, FinishReason::Failed(fault.to_string()), updates);
             return;
         }

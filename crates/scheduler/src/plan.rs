@@ -270,7 +270,7 @@ impl Scheduler {
 /// Where a chunk from `start` ends: at the last known token, or as far as the budget goes. In the latter case at a block's
 /// border if it passes one, so that no block waits for the next chunk before it can be shared.
 fn chunk_end(start: u32, num_tokens: u32, budget_tokens: u32, block_size: u32) -> u32 {
-    let end = start + budget_tokens;
+    let end = start.saturating_add(budget_tokens);
     if end >= num_tokens {
         return num_tokens;
     }

@@ -39,7 +39,7 @@ struct Slot {
     /// All tokens, if the sampling parameters have penalties.
     history: Vec<TokenId>,
     last_sampled: Option<(StepId, TokenId)>,
-    /// A row failed, and the engine, which may not know yet, may have planned another one on top.
+    /// A step failed, and the engine, which may not know yet, may have planned another one on top.
     is_spoilt: bool,
 }
 
@@ -97,8 +97,8 @@ impl FakeExecutor {
         }
     }
 
-    /// Applies one row. Whatever it reads must be its own prefix, unless a failure that was not reported yet spoilt it:
-    /// then the row spoils what it writes and answers nonsense.
+    /// Applies one row. Whatever it reads must be its own prefix, unless a failure spoilt it. After a row with a fault that
+    /// is another fault; after a step whose failure was not reported yet, the row spoils what it writes and answers nonsense.
     fn run_row(&mut self, batch: &Batch, row: &Row, is_lost: bool, output: &mut BatchOutput) {
         let step = batch.step;
         let num_tokens = row.num_tokens();
@@ -112,7 +112,7 @@ impl FakeExecutor {
         assert!(end <= table_size, "{}: blocks for {table_size} positions, not {end}", row.slot);
         let input: Option<&[TokenId]> = match &row.input {
             RowInput::Tokens(range) => Some(batch.tokens_of(range)),
-            // Missing if the row before had a fault that the engine cannot know of yet.
+            // Missing if the step before failed, which the engine cannot know yet.
             RowInput::LastSampled => slot
                 .last_sampled
                 .as_ref()
@@ -123,6 +123,16 @@ impl FakeExecutor {
         let read = self.kv.attend(&slot.table, start, &mut self.context);
         if let Err(ReadError::Foreign { position, block }) = read {
             panic!("step {step}, slot {}: position {position} in block {block} is not of this sequence", row.slot);
+        }
+        if !is_lost && (read == Err(ReadError::Nan) || self.faults.faults_row(step, row.slot)) {
+            for position in start..end {
+                self.kv.write_nan(&slot.table, position);
+            }
+            slot.last_sampled = None;
+            // As on a device, it shows in logits only.
+            let fault = (row.sample || row.score.is_some()).then_some(RowFault::NonFiniteLogits);
+            output.rows.push(RowOutput { fault, ..RowOutput::default() });
+            return;
         }
         let prefix = read.ok().zip(input).filter(|_| !is_lost);
         let Some((mut prefix, input)) = prefix else {
@@ -153,10 +163,7 @@ impl FakeExecutor {
 
         let mut result = RowOutput { logprobs: logprobs_start..output.logprobs.len() as u32, ..RowOutput::default() };
         slot.last_sampled = None;
-        if self.faults.faults_row(step, row.slot) {
-            result.fault = Some(RowFault::NonFiniteLogits);
-            slot.is_spoilt = true;
-        } else if row.sample {
+        if row.sample {
             if slot.sampling.has_penalties() {
                 assert_eq!(slot.history, self.context, "step {step}, slot {}: history and KV differ", row.slot);
             }

@@ -15,8 +15,10 @@ pub struct Faults {
     pub finish_failure: u32,
     /// `finish` fails this step in any case.
     pub failed_step: Option<StepId>,
-    /// That a row has a fault of its own.
+    /// That a row has a fault of its own: it computes what is not a number, and so does whoever attends to that.
     pub row_fault: u32,
+    /// Every row of this step has a fault in any case.
+    pub faulty_step: Option<StepId>,
     /// The device is lost when this step is launched.
     pub device_loss: Option<StepId>,
     /// The executor panics when this step is launched.
@@ -33,7 +35,7 @@ impl Faults {
     }
 
     pub(crate) fn faults_row(&self, step: StepId, slot: RowSlot) -> bool {
-        self.draw(step, 3 + u64::from(slot.0)).chance(self.row_fault)
+        self.faulty_step == Some(step) || self.draw(step, 3 + u64::from(slot.0)).chance(self.row_fault)
     }
 
     fn draw(&self, step: StepId, what: u64) -> Random {

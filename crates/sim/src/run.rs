@@ -157,6 +157,7 @@ impl<'a> Run<'a> {
         let faults = &self.scenario.faults;
         let may_fail = faults.launch_failure + faults.finish_failure + faults.row_fault > 0
             || faults.failed_step.is_some()
+            || faults.faulty_step.is_some()
             || matches!(end, Step::DeviceLost(_) | Step::Drained { .. });
         match reason {
             FinishReason::StopToken(_) | FinishReason::Length => {

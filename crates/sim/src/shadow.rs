@@ -12,6 +12,8 @@ enum Kv {
     Unwritten,
     /// What a failed step left, or what was computed from such.
     Poison,
+    /// What a row with a fault computed, or what was computed from such: not a number.
+    Nan,
     /// The KV of a token after a prefix.
     Token { token: TokenId, prefix: u64 },
 }
@@ -21,6 +23,8 @@ enum Kv {
 pub(crate) enum ReadError {
     /// A failed step wrote it, directly or not.
     Poison,
+    /// A row with a fault wrote it, directly or not.
+    Nan,
     /// It holds something else: the error that the whole simulator exists to find.
     Foreign { position: u32, block: BlockId },
 }
@@ -56,6 +60,7 @@ impl ShadowKv {
                     before = prefix;
                 }
                 Kv::Poison => return Err(ReadError::Poison),
+                Kv::Nan => return Err(ReadError::Nan),
                 Kv::Token { .. } | Kv::Unwritten => return Err(ReadError::Foreign { position, block }),
             }
         }
@@ -65,15 +70,23 @@ impl ShadowKv {
     /// Appends a token's KV after a prefix, and returns the prefix hash with it.
     pub(crate) fn append(&mut self, table: &[BlockId], position: u32, before: u64, token: TokenId) -> u64 {
         let prefix = self.model.extend(before, token);
-        let place = self.place(table[(position / self.block_size) as usize], position);
-        self.slots[place] = Kv::Token { token, prefix };
+        self.write(table, position, Kv::Token { token, prefix });
         prefix
     }
 
-    /// Spoils a position.
+    /// Spoils a position as a failed step does.
     pub(crate) fn poison(&mut self, table: &[BlockId], position: u32) {
+        self.write(table, position, Kv::Poison);
+    }
+
+    /// Spoils a position as a row with a fault does.
+    pub(crate) fn write_nan(&mut self, table: &[BlockId], position: u32) {
+        self.write(table, position, Kv::Nan);
+    }
+
+    fn write(&mut self, table: &[BlockId], position: u32, kv: Kv) {
         let place = self.place(table[(position / self.block_size) as usize], position);
-        self.slots[place] = Kv::Poison;
+        self.slots[place] = kv;
     }
 
     /// Copies a block whole.
