@@ -31,3 +31,18 @@ fn check_finite(logits: &[f32]) -> Result<(), RowFault> {
     let found = logits.iter().fold(false, |found, logit| found | (logit.to_bits() & EXPONENT == EXPONENT));
     if found { Err(RowFault::NonFiniteLogits) } else { Ok(()) }
 }
+
+/// The largest logit; minus infinity if there is none. NaN is never larger.
+fn largest(logits: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |max: f32, logit: f32| if logit > max { logit } else { max };
+    // In lanes, so that it vectorises: in a single chain each comparison would wait for the one before.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = logits.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, &logit) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, logit);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
+}

@@ -3,8 +3,8 @@
 
 use serving_types::{RowFault, TokenId};
 
-use crate::check_finite;
 use crate::exponential::sum_of_exponentials;
+use crate::{check_finite, largest};
 
 /// How likely a token was.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -26,7 +26,7 @@ pub struct TokenScore {
 pub fn score(logits: &[f32], token: TokenId, top: &mut [(TokenId, f32)]) -> Result<TokenScore, RowFault> {
     check_finite(logits)?;
     let target = logits[token as usize];
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, |max, logit| if logit > max { logit } else { max });
+    let max = largest(logits);
     let log_sum = f64::from(max) + sum_of_exponentials(logits, max).ln();
     let num_more_likely: u32 = logits.iter().map(|&logit| u32::from(logit > target)).sum();
 

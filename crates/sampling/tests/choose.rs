@@ -73,6 +73,9 @@ fn filters() -> Vec<SamplingParams> {
         sampling(1.0, 0, 1.0, 1.0),
         sampling(0.8, 40, 0.95, 0.05),
         sampling(1.5, 300, 0.5, 0.01),
+        sampling(1.0, 2_999, 0.5, 0.0),
+        sampling(1e-5, 0, 0.9, 0.0),
+        sampling(100.0, 40, 0.999_999_94, 0.0),
     ]
 }
 
@@ -81,14 +84,29 @@ fn choices_equal_the_oracles() {
     let mut scratch = Scratch::new(3000);
     let history = TokenHistory::default();
     for (vocab, seed) in [(1, 1), (2, 2), (30, 3), (257, 4), (3000, 5)] {
-        let logits = logits(vocab, seed);
-        for (case, params) in filters().into_iter().enumerate() {
-            let params = SamplingParams { seed: u64::from(seed) << 33 | case as u64, sample_index: 2, ..params };
-            let weights = naive_weights(&logits, &params);
-            for position in 0..40 {
-                let expected = naive_draw(&weights, uniform(params.seed, 2, position));
-                let chosen = choose(&mut logits.clone(), &params, &history, position, &mut scratch);
-                assert_eq!(chosen, Ok(expected), "vocab {vocab}, case {case}, position {position}");
+        // Some tokens may be suppressed, which leaves logits of minus infinity.
+        let odd: Vec<u32> = (1..vocab).step_by(2).collect();
+        for (kind, logits, suppressed) in [
+            ("varied", logits(vocab as usize, seed), &[][..]),
+            ("equal", vec![1.5; vocab as usize], &[]),
+            ("half suppressed", logits(vocab as usize, seed), &odd),
+        ] {
+            let mut adjusted = logits.clone();
+            suppressed.iter().for_each(|&token| adjusted[token as usize] = f32::NEG_INFINITY);
+            for (case, params) in filters().into_iter().enumerate() {
+                let params = SamplingParams {
+                    seed: u64::from(seed) << 33 | case as u64,
+                    sample_index: 2,
+                    min_tokens: 40,
+                    stop_token_ids: suppressed.to_vec(),
+                    ..params
+                };
+                let weights = naive_weights(&adjusted, &params);
+                for position in 0..40 {
+                    let expected = naive_draw(&weights, uniform(params.seed, 2, position));
+                    let chosen = choose(&mut logits.clone(), &params, &history, position, &mut scratch);
+                    assert_eq!(chosen, Ok(expected), "{kind} {vocab}, case {case}, position {position}");
+                }
             }
         }
     }
