@@ -1,9 +1,13 @@
 //! The same bits from every instruction path and any number of threads, for stored weights and activations of any content:
 //! random bytes, hence also denormal, huge, infinite and NaN scales and values.
 
-use backend_cpu::{CpuBackend, CpuConfig, Instructions, Precision};
+use backend_cpu::{Buffer, CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
-use tensor_backend::{Backend, Element, GatedMatMul, MatMul, RmsNorm, RowOrder, WeightPart, WeightRole};
+use serving_types::RowSlot;
+use tensor_backend::{
+    Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
+    RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
+};
 
 /// xorshift64 (Marsaglia, 2003).
 fn words(seed: u64) -> impl FnMut() -> u32 {
@@ -45,7 +49,7 @@ impl Case {
         }
     }
 
-    /// The results of all ops, NaNs made equal.
+    /// The results of all ops.
     fn run(&self, instructions: Instructions, threads: usize) -> Vec<u32> {
         let config = CpuConfig { threads: Some(threads), precision: self.precision };
         let mut backend = CpuBackend::with_instructions(config, instructions).unwrap();
@@ -65,36 +69,137 @@ impl Case {
         let op = GatedMatMul { x: &input, weight: &weight, out: &mut gated, rows };
         backend.gated_matmul(op).unwrap();
         backend.rms_norm(RmsNorm { x: &input, weight: &norm, eps: 1e-5, out: &mut normed, rows }).unwrap();
-        [product, gated, normed]
-            .iter()
-            .flat_map(|buffer| backend.read(buffer, 0..rows).unwrap())
-            .map(|value| if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() })
-            .collect()
+        [product, gated, normed].iter().flat_map(|buffer| bits(&mut backend, buffer, rows)).collect()
     }
 }
 
-fn check(case: &Case) {
-    let reference = case.run(Instructions::Plain, 1);
+/// The leading rows of a buffer, NaNs made equal.
+fn bits(backend: &mut CpuBackend, buffer: &Buffer, rows: usize) -> Vec<u32> {
+    let values = backend.read(buffer, 0..rows).unwrap();
+    values.into_iter().map(|value| if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }).collect()
+}
+
+/// All paths and numbers of threads give what the plain path gives on one thread.
+fn check(what: &str, run: impl Fn(Instructions, usize) -> Vec<u32>) {
+    let reference = run(Instructions::Plain, 1);
     for instructions in Instructions::ALL.into_iter().filter(|path| path.available()) {
         for threads in [1, 2, 5] {
-            let Case { format, precision, rows, k, n, wild } = *case;
-            let same = case.run(instructions, threads) == reference;
-            assert!(
-                same,
-                "{format}, {precision:?}, {rows} x {k} x {n}, wild {wild}: {instructions}, {threads} threads"
-            );
+            assert!(run(instructions, threads) == reference, "{what}: {instructions}, {threads} threads");
         }
     }
+}
+
+fn check_case(case: &Case) {
+    let Case { format, precision, rows, k, n, wild } = *case;
+    check(&format!("{format}, {precision:?}, {rows} x {k} x {n}, wild {wild}"), |instructions, threads| {
+        case.run(instructions, threads)
+    });
 }
 
 #[test]
-fn paths_and_threads_give_the_same_bits() {
+fn products_and_norms_give_the_same_bits() {
     for format in TensorFormat::ALL {
         for wild in [false, true] {
             for (rows, k, n) in [(1, 512, 1100), (15, 256, 90), (2, 1536, 33), (67, 256, 17)] {
-                check(&Case { format, precision: Precision::Native, rows, k, n, wild });
+                check_case(&Case { format, precision: Precision::Native, rows, k, n, wild });
             }
-            check(&Case { format, precision: Precision::Exact, rows: 19, k: 256, n: 70, wild });
+            check_case(&Case { format, precision: Precision::Exact, rows: 19, k: 256, n: 70, wild });
         }
+    }
+}
+
+struct Heads {
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    block_size: usize,
+    sliding_window: Option<usize>,
+    element: Element,
+}
+
+/// A context that is filled by a first step, and a decode row on it beside a short prefill.
+const STEPS: [&[(usize, usize)]; 2] = [&[(0, 140)], &[(140, 1), (0, 20)]];
+
+impl Heads {
+    /// Both steps' queries, keys and values after their norms and rotation, and what was attended.
+    fn run(&self, instructions: Instructions, threads: usize) -> Vec<u32> {
+        let config = CpuConfig { threads: Some(threads), precision: Precision::Native };
+        let mut backend = CpuBackend::with_instructions(config, instructions).unwrap();
+        let Self { num_heads, num_kv_heads, head_dim, block_size, sliding_window, element } = *self;
+        let max_blocks_per_slot = 141_usize.div_ceil(block_size);
+        let layout = KvLayout {
+            num_layers: 1,
+            num_blocks: 2 * max_blocks_per_slot,
+            block_size,
+            num_kv_heads,
+            head_dim,
+            element,
+        };
+        let mut kv = backend.alloc_kv(&layout).unwrap();
+        let limits = InputLimits { max_tokens: 140, max_slots: 2, max_blocks_per_slot, max_jobs: 1 };
+        let mut inputs = backend.new_inputs(&limits).unwrap();
+        let mut next = words(head_dim as u64);
+        let mut matrix = |backend: &mut CpuBackend, rows: usize, cols: usize| {
+            let values: Vec<f32> = (0..rows * cols).map(|_| next() as f32 / 2e9 - 1.0).collect();
+            let mut buffer = backend.alloc(rows, cols, Element::F32).unwrap();
+            backend.write(&mut buffer, &values).unwrap();
+            buffer
+        };
+        let [q_weight, k_weight] = [0; 2].map(|_| matrix(&mut backend, 1, head_dim));
+        let frequencies = RotaryFrequencies { inverse: vec![0.3; head_dim / 2], amplitude: 1.0 };
+        let mut rope = backend.alloc(141, head_dim, Element::F32).unwrap();
+        backend.write(&mut rope, &frequencies.table(141)).unwrap();
+        let mut results = Vec::new();
+        for rows in STEPS {
+            let step = step_of(rows, max_blocks_per_slot);
+            let rows = step.num_tokens();
+            backend.upload(&mut inputs, &step).unwrap();
+            let mut qkv = matrix(&mut backend, rows, (num_heads + 2 * num_kv_heads) * head_dim);
+            let mut out = backend.alloc(rows, num_heads * head_dim, Element::F32).unwrap();
+            let qk_norm = Some(QkNorm { q_weight: &q_weight, k_weight: &k_weight, eps: 1e-6 });
+            let (inputs, rope, layer) = (&inputs, &rope, 0);
+            let op = RopeAppend { inputs, qkv: &mut qkv, rope, qk_norm, kv: &mut kv, layer, num_heads, rows };
+            backend.rope_append(op).unwrap();
+            let (qkv, kv, scale) = (&qkv, &kv, 0.2);
+            let op = PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out: &mut out, rows };
+            backend.paged_attention(op).unwrap();
+            results.extend([qkv, &out].into_iter().flat_map(|buffer| bits(&mut backend, buffer, rows)));
+        }
+        results
+    }
+}
+
+/// Rows of (tokens already there, new tokens), in slots of their own.
+fn step_of(rows: &[(usize, usize)], max_blocks_per_slot: usize) -> StepInputs {
+    let mut step = StepInputs { row_starts: vec![0], ..StepInputs::default() };
+    for (row, &(start, new)) in (0..).zip(rows) {
+        step.token_ids.extend((0..new).map(|_| 0));
+        step.positions.extend((start..start + new).map(|position| position as u32));
+        step.token_rows.extend((0..new).map(|_| row));
+        step.row_starts.push(step.token_ids.len() as u32);
+        step.row_slots.push(RowSlot(row));
+        step.context_lens.push((start + new) as u32);
+        let first = row * max_blocks_per_slot as u32;
+        let updates = (0..max_blocks_per_slot as u32).map(|index| (index, first + index));
+        step.table_updates.extend(updates.map(|(index, block)| TableUpdate { slot: RowSlot(row), index, block }));
+    }
+    step
+}
+
+#[test]
+fn attention_gives_the_same_bits() {
+    for (num_heads, num_kv_heads, head_dim, block_size, sliding_window, element) in [
+        (9, 3, 64, 16, None, Element::F16),
+        (14, 2, 64, 16, None, Element::BF16),
+        (7, 1, 10, 3, None, Element::F32),
+        (26, 2, 24, 256, None, Element::F16),
+        (3, 3, 80, 1, Some(7), Element::BF16),
+        (4, 2, 40, 24, Some(133), Element::F32),
+    ] {
+        let heads = Heads { num_heads, num_kv_heads, head_dim, block_size, sliding_window, element };
+        let what = format!("{num_heads} heads, {num_kv_heads} of keys, {head_dim} wide, {element:?}");
+        check(&format!("{what}, blocks of {block_size}, window {sliding_window:?}"), |instructions, threads| {
+            heads.run(instructions, threads)
+        });
     }
 }

@@ -74,7 +74,11 @@ pub(crate) struct Position {
 
 impl Driver {
     pub(crate) fn new(precision: Precision, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
-        let executor = ModelRunner::load(cpu(precision), checkpoint, config, &mut |_| {}).expect("the model loads");
+        Self::with_backend(cpu(precision), checkpoint, config)
+    }
+
+    pub(crate) fn with_backend(backend: CpuBackend, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
+        let executor = ModelRunner::load(backend, checkpoint, config, &mut |_| {}).expect("the model loads");
         Self { executor, batch: Batch::new(), output: BatchOutput::default(), next_block: 0, next_step: 1 }
     }
 

@@ -7,3 +7,4 @@ mod checkpoints;
 mod driver;
 mod smollm2;
 mod tiny;
+mod wild;

@@ -102,7 +102,8 @@ pub(crate) fn parse_gguf(file: &[u8]) -> Gguf {
     Gguf::parse(file).expect("a valid file")
 }
 
-fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
+/// The keys that llama.cpp's converter writes for a config.
+pub(crate) fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
     let architecture = match config.architecture.as_str() {
         "LlamaForCausalLM" => "llama",
         "Qwen2ForCausalLM" => "qwen2",
@@ -126,6 +127,9 @@ fn write_metadata(writer: &mut Writer, config: &ModelConfig) {
     }
     writer.metadata(&key("attention.layer_norm_rms_epsilon"), config.rms_norm_eps);
     writer.metadata(&key("rope.freq_base"), config.rope.theta as f32);
+    if let Some(window) = config.sliding_window {
+        writer.metadata(&key("attention.sliding_window"), window);
+    }
     if let RopeScaling::Linear { factor } = config.rope.scaling {
         writer.metadata(&key("rope.scaling.type"), "linear");
         writer.metadata(&key("rope.scaling.factor"), factor as f32);
@@ -162,7 +166,7 @@ fn llama3_factors(config: &ModelConfig) -> Vec<f32> {
 }
 
 /// Rows of each head from `[half][i]` to `[i][half]` order; nothing for 0 heads.
-fn interleave_halves(values: &[f32], num_heads: usize, head_dim: usize) -> Vec<f32> {
+pub(crate) fn interleave_halves(values: &[f32], num_heads: usize, head_dim: usize) -> Vec<f32> {
     if num_heads == 0 {
         return values.to_vec();
     }
