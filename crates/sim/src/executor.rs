@@ -2,6 +2,7 @@
 //! does. Panics with a description when a batch breaks the contract. Knows no queue and no policy.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serving_types::{
@@ -41,6 +42,23 @@ struct Slot {
     last_sampled: Option<(StepId, TokenId)>,
     /// A step failed, and the engine, which may not know yet, may have planned another one on top.
     is_spoilt: bool,
+}
+
+impl Slot {
+    /// Samples the token after `context`, whose prefix hash is `prefix`, and reports its log-probabilities if wanted.
+    fn sample(&mut self, model: &FakeModel, prefix: u64, context: &[TokenId], output: &mut BatchOutput) -> TokenId {
+        if self.sampling.has_penalties() {
+            assert_eq!(self.history, context, "a slot's history and its KV differ");
+        }
+        let token = model.sample(prefix, context, self.num_prompt_tokens, &self.sampling);
+        if self.sampling.has_penalties() {
+            self.history.push(token);
+        }
+        if let Some(num_top) = self.sampling.logprobs {
+            push_logprobs(model, prefix, token, num_top, output);
+        }
+        token
+    }
 }
 
 /// A step between launch and finish.
@@ -164,19 +182,10 @@ impl FakeExecutor {
         let mut result = RowOutput { logprobs: logprobs_start..output.logprobs.len() as u32, ..RowOutput::default() };
         slot.last_sampled = None;
         if row.sample {
-            if slot.sampling.has_penalties() {
-                assert_eq!(slot.history, self.context, "step {step}, slot {}: history and KV differ", row.slot);
-            }
-            let token = self.model.sample(prefix, &self.context, slot.num_prompt_tokens, &slot.sampling);
-            if slot.sampling.has_penalties() {
-                slot.history.push(token);
-            }
-            if let Some(num_top) = slot.sampling.logprobs {
-                push_logprobs(&self.model, prefix, token, num_top, output);
-            }
+            let token = slot.sample(&self.model, prefix, &self.context, output);
+            slot.last_sampled = Some((step, token));
             result.logprobs.end = output.logprobs.len() as u32;
             result.tokens = push_token(token, output);
-            slot.last_sampled = Some((step, token));
         }
         output.rows.push(result);
     }
@@ -269,7 +278,7 @@ impl Executor for FakeExecutor {
     }
 }
 
-fn push_token(token: TokenId, output: &mut BatchOutput) -> core::ops::Range<u32> {
+fn push_token(token: TokenId, output: &mut BatchOutput) -> Range<u32> {
     output.tokens.push(token);
     output.tokens.len() as u32 - 1..output.tokens.len() as u32
 }
