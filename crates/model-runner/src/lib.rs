@@ -32,6 +32,6 @@ pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use error::ModelError;
 pub use loader::LoadProgress;
 pub use memory::{MemoryPlan, plan_memory};
-pub use models::{check_architecture, supported_architectures};
+pub use models::check_architecture;
 pub use runner::ModelRunner;
 pub use runner_config::{KvBudget, RunnerConfig};

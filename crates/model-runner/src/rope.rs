@@ -62,3 +62,56 @@ fn yarn(frequency: f32, i: usize, factor: f32, low: f64, high: f64) -> f32 {
 fn yarn_dimension(rotations: f64, theta: f64, head_dim: u32, original: f64) -> f64 {
     f64::from(head_dim) * (original / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frequencies of some pairs, by the formulas in double precision.
+    fn check(theta: f64, scaling: RopeScaling, amplitude: f64, expected: &[(usize, f64)]) {
+        let frequencies = rotary_frequencies(&RopeConfig { theta, scaling }, 128);
+        assert_eq!((frequencies.inverse.len(), frequencies.amplitude), (64, amplitude));
+        for &(pair, expected) in expected {
+            let found = frequencies.inverse[pair];
+            assert!((found / expected - 1.0).abs() < 1e-5, "theta {theta}, pair {pair}: {found} for {expected}");
+        }
+    }
+
+    #[test]
+    fn frequencies_of_published_models() {
+        // Llama 3.1 8B: kept up to pair 28, an eighth from pair 35 on.
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let expected = [
+            (0, 1.0),
+            (28, 3.211_445_994_752_591e-3),
+            (29, 2.166_570_763_503_359e-3),
+            (34, 1.785_078_127_679_964e-4),
+            (35, 9.556_212_353_964_683e-5),
+            (63, 3.068_925_988_914_511e-7),
+        ];
+        check(5e5, scaling, 1.0, &expected);
+        // Qwen2.5 7B at 131,072 tokens: kept up to pair 23, a quarter from pair 40 on.
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            original_max_position_embeddings: 32_768,
+            attention_factor: 1.138_629_436_111_989,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+        };
+        let expected = [
+            (0, 1.0),
+            (23, 6.978_305_848_598_663e-3),
+            (24, 5.375_321_490_790_102e-3),
+            (39, 6.490_394_320_837_029e-5),
+            (40, 4.445_698_525_097_307e-5),
+            (63, 3.102_344_401_879_299e-7),
+        ];
+        check(1e6, scaling, 1.138_629_436_111_989, &expected);
+        check(1e6, RopeScaling::Linear { factor: 4.0 }, 1.0, &[(0, 0.25), (63, 3.102_344_401_879_299e-7)]);
+    }
+}

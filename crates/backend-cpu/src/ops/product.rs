@@ -6,7 +6,7 @@ use core::ops::Range;
 use tensor_backend::{GatedMatMul, MatMul};
 
 use crate::buffer::Buffer;
-use crate::error::{bytes_of, zeroed};
+use crate::error::{bytes_of, reserved};
 use crate::pool::{Chunks, Cores, Split};
 use crate::quantise::{ActivationBlock, BLOCK};
 use crate::simd::{Matrix, MatrixMut, quantise_row, silu_mul};
@@ -35,11 +35,11 @@ impl ProductScratch {
         (rows * (cols / BLOCK) * size_of::<ActivationBlock>()) as u64
     }
 
-    /// Makes room for all products that need at most `bytes`.
+    /// Makes room for all products that need at most `bytes`. Its pages are taken by the first that use them.
     pub(crate) fn reserve(&mut self, bytes: u64) -> Result<(), CpuError> {
         let len = bytes as usize / size_of::<ActivationBlock>();
-        if self.blocks.len() < len {
-            self.blocks = zeroed(len, ActivationBlock::default(), "scratch")?;
+        if self.blocks.capacity() < len {
+            self.blocks = reserved(len, "scratch")?;
         }
         Ok(())
     }

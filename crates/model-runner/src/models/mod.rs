@@ -66,7 +66,7 @@ impl Architecture {
 }
 
 /// The names of the supported architectures, as files of this kind spell them.
-pub fn supported_architectures(source: ConfigSource) -> impl Iterator<Item = &'static str> {
+fn supported_architectures(source: ConfigSource) -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.into_iter().filter_map(move |architecture| architecture.name_in(source))
 }
 
