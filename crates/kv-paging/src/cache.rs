@@ -284,8 +284,8 @@ impl KvCache {
     }
 
     /// Forgets the prefix that the table holds and every longer one, because what computed it turned out to be faulty.
-    /// Cached blocks of these prefixes become free; tables keep theirs. A table that goes on may offer them again, with its
-    /// next promise: whoever finds that its blocks are bad forgets them in turn. Takes time in proportion to the pool.
+    /// Cached blocks of these prefixes become free. Tables keep theirs, and neither these nor any after them are shared
+    /// from now on. Takes time in proportion to the pool.
     pub fn forget(&mut self, table: &BlockTable) {
         self.assert_owns(table);
         // All other blocks of the table are below its first one.
@@ -302,6 +302,7 @@ impl KvCache {
             }
             self.detach(block);
             let record = self.pool.get_mut(block);
+            record.is_forgotten = true;
             if record.content == Content::Published {
                 record.content = Content::Private;
             }

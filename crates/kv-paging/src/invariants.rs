@@ -96,6 +96,10 @@ impl KvCache {
         assert_eq!(num_withdrawn, self.pool.num_withdrawn as usize, "withdrawn blocks are counted");
         for (block, record) in self.blocks() {
             assert_eq!(record.is_promised(), seen[block.at()], "block {block} is listed if it is promised");
+            assert!(
+                !record.is_forgotten || record.node.is_none(),
+                "block {block} is forgotten, so it is not in the index"
+            );
             match record.content {
                 Content::Published => {
                     assert!(record.node.is_some(), "block {block} is published, so it is in the index");

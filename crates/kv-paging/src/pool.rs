@@ -46,10 +46,19 @@ pub(crate) struct Block {
     pub(crate) node: Option<NodeId>,
     /// The steps that may touch the block are among `[0, busy_end)`.
     pub(crate) busy_end: u64,
+    /// What it holds was forgotten as faulty, so it is not indexed again. Private, or promised without a node.
+    pub(crate) is_forgotten: bool,
 }
 
 impl Block {
-    const FREE: Self = Self { place: Place::Free, content: Content::Private, num_tables: 0, node: None, busy_end: 0 };
+    const FREE: Self = Self {
+        place: Place::Free,
+        content: Content::Private,
+        num_tables: 0,
+        node: None,
+        busy_end: 0,
+        is_forgotten: false,
+    };
 
     pub(crate) fn is_promised(&self) -> bool {
         matches!(self.content, Content::Promised { .. })

@@ -7,7 +7,7 @@ use crate::cache::KvCache;
 use crate::config::PrefixCaching;
 use crate::index::{NodeId, Parent};
 use crate::list::{BlockList, Links};
-use crate::pool::{Content, Place};
+use crate::pool::{Block, Content, Place};
 use crate::{BlockId, BlockTable, PrefixKeys, StepId, StepOutcome};
 
 /// The promised blocks.
@@ -32,8 +32,8 @@ impl KvCache {
     /// they do not cover yet (their last token is not known) wait for a later call.
     ///
     /// If an equal block is in the index already, the table keeps its own, counted as a
-    /// [duplicate](crate::Usage::duplicates). Does nothing with prefix caching off, for a withdrawn table, and for one
-    /// opened before the prefix cache was cleared. A step that is already retired publishes at once; promise only what it
+    /// [duplicate](crate::Usage::duplicates). Does nothing with prefix caching off, for a withdrawn or
+    /// [forgotten](Self::forget) table, and for one opened before the prefix cache was cleared. A step that is already retired publishes at once; promise only what it
     /// completed.
     ///
     /// # Panics
@@ -70,8 +70,10 @@ impl KvCache {
         }
         for at in num_old..num_full {
             let block = table.blocks[at];
-            if self.pool.get(block).is_promised() {
-                break; // A copy whose original is not filled yet. It can be shared once it has that content.
+            let record = self.pool.get(block);
+            // The latter is a copy whose original is not filled yet. It can be shared once it has that content.
+            if record.is_forgotten || record.is_promised() {
+                break;
             }
             parent = Parent::Node(self.add_to_index(parent, keys, at, block));
             self.pool.get_mut(block).content = Content::Promised { filled_end: step.end() };
@@ -127,9 +129,10 @@ impl KvCache {
             && table.blocks.iter().any(|block| self.pool.get(*block).content == Content::Withdrawn)
     }
 
-    /// A copy has the fate of its promised original.
+    /// A copy has the fate of its promised original, and is no better than it.
     pub(crate) fn copy_promise(&mut self, from: BlockId, to: BlockId) {
-        let content = self.pool.get(from).content;
+        let Block { content, is_forgotten, .. } = *self.pool.get(from);
+        self.pool.get_mut(to).is_forgotten = is_forgotten;
         match content {
             Content::Private | Content::Published => {}
             Content::Promised { .. } => {

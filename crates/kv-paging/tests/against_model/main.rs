@@ -123,6 +123,24 @@ fn directed_operations() {
             start(1, &[0, 0, 0]),
         ],
     );
+    // Two tables share a block that is forgotten, each behind one of two equal blocks; then one of them is promised again.
+    check(
+        8,
+        1,
+        PrefixCaching::On,
+        &[
+            start(0, &[0]),
+            start(0, &[0]),
+            extend(1, &[1]),
+            Op::Promise { sequence: 1 },
+            Op::Admit { tenant: 0, prompt: vec![0, 1, 1] },
+            Op::Forget { sequence: 0 },
+            Op::Retire(true),
+            Op::Promise { sequence: 1 },
+            Op::Retire(true),
+            Op::Release { sequence: 1, after: false },
+        ],
+    );
 }
 
 /// Every sequence of up to five of these operations, on three blocks of one token.

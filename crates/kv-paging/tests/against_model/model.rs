@@ -49,6 +49,8 @@ struct Block {
     promised_at: u64,
     dropped_at: u64,
     is_cached: bool,
+    /// Never shareable again.
+    is_forgotten: bool,
 }
 
 pub(crate) struct Sequence {
@@ -108,7 +110,14 @@ impl Model {
     pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
         let mut cache = KvCache::new(KvCacheConfig { num_blocks, block_size, prefix_caching }).unwrap();
         cache.record_events(1000);
-        let empty = || Block { content: Content::Private, busy: None, promised_at: 0, dropped_at: 0, is_cached: false };
+        let empty = || Block {
+            content: Content::Private,
+            busy: None,
+            promised_at: 0,
+            dropped_at: 0,
+            is_cached: false,
+            is_forgotten: false,
+        };
         Self {
             cache,
             block_size: block_size as usize,
@@ -268,7 +277,7 @@ impl Model {
             if block.content.prefix().is_some() {
                 continue;
             }
-            if block.content != Content::Private {
+            if block.content != Content::Private || block.is_forgotten {
                 break;
             }
             let prefix = Some((sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec()));
@@ -382,6 +391,7 @@ impl Model {
             let (from, to) = (at(copy.from), at(copy.to));
             self.take(to);
             self.blocks[to].promised_at = self.clock;
+            self.blocks[to].is_forgotten = self.blocks[from].is_forgotten;
             self.blocks[to].content = match self.blocks[from].content {
                 Content::Pending { step, .. } => Content::Pending { step, prefix: None },
                 Content::Withdrawn => Content::Withdrawn,
@@ -442,7 +452,9 @@ impl Model {
             }
             if self.blocks[block].is_cached {
                 self.forget(block);
+                continue;
             }
+            self.blocks[block].is_forgotten = true;
             match &mut self.blocks[block].content {
                 Content::Pending { prefix, .. } => *prefix = None,
                 content @ Content::Published(_) => *content = Content::Private,
@@ -470,6 +482,7 @@ impl Model {
         block.content = Content::Private;
         block.busy = None;
         block.is_cached = false;
+        block.is_forgotten = false;
         self.unannounce();
     }
 
