@@ -1,4 +1,4 @@
-//! A corpus of broken files, made from valid ones: cut at each byte, with every byte and every length changed, and
+//! Broken files, made from valid ones: cut at each byte, with every byte and every length changed, and
 //! shuffled by a seeded generator. Every parser must answer with a value or an error, and hold memory in proportion to the
 //! input.
 
@@ -11,7 +11,7 @@ const MAX_BYTES_PER_INPUT_BYTE: usize = 16;
 const MAX_FIXED_BYTES: usize = 8 * 1024;
 
 /// A parser under test; whether it accepts the bytes.
-type Parse = fn(&[u8]) -> Result<(), FormatError>;
+pub(crate) type Parse = fn(&[u8]) -> Result<(), FormatError>;
 
 fn check(name: &str, valid: &[u8], parse: Parse) {
     let attempt = |input: &[u8]| {
@@ -80,7 +80,7 @@ fn shuffled(valid: &[u8], random: &mut Random) -> Vec<u8> {
     input
 }
 
-fn text(bytes: &[u8]) -> Result<&str, FormatError> {
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, FormatError> {
     std::str::from_utf8(bytes).map_err(|e| FormatError::Corrupt { what: e.to_string() })
 }
 

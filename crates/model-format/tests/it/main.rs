@@ -5,6 +5,7 @@ mod blocks;
 mod broken_input;
 mod config_gguf;
 mod config_json;
+mod corpus;
 mod demo_model;
 mod generation_defaults;
 mod gguf;
