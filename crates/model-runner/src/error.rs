@@ -93,7 +93,7 @@ pub enum ModelError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The backend failed.
-    #[error("the backend failed while the model was loaded: {0}")]
+    #[error("the backend failed while the model was loaded")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 

@@ -66,8 +66,8 @@ impl RunnerConfig {
         let ranges = [
             ("block_size", self.block_size, 1, 1 << 10),
             ("max_model_len", self.max_model_len, 2, max_context_len),
-            ("max_batch_tokens", self.max_batch_tokens, 1, 1 << 20),
             ("max_batch_rows", self.max_batch_rows, 1, 1 << 14),
+            ("max_batch_tokens", self.max_batch_tokens, 1, 1 << 20),
             ("max_top_logprobs", self.max_top_logprobs, 0, vocab_size),
         ];
         for (name, value, min, max) in ranges {

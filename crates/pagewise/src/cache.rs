@@ -6,11 +6,14 @@
 //! ```
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
+
+use crate::output;
 
 /// The folder of pulled models.
 #[derive(Clone, Debug)]
@@ -46,40 +49,77 @@ impl ModelCache {
         self.folder.join(name)
     }
 
-    /// A folder beside the models, for what is not whole yet. Removed with all that is in it when dropped.
+    /// The model of this name, if it is there.
+    pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
+        Some(self.path(name)).filter(|path| path.exists())
+    }
+
+    /// A folder beside the models, for what is not whole yet. Waits for other pulls to end, then clears away what pulls that
+    /// were killed have left.
     ///
     /// # Errors
     /// The cache cannot be written.
-    pub(crate) fn staging(&self) -> Result<TempDir> {
-        let staging = || -> io::Result<TempDir> {
+    pub(crate) fn staging(&self) -> Result<Staging> {
+        let staging = || -> io::Result<Staging> {
             std::fs::create_dir_all(&self.folder)?;
-            tempfile::Builder::new().prefix(".pull-").tempdir_in(&self.folder)
+            let lock = lock_folder(&self.folder)?;
+            for entry in std::fs::read_dir(&self.folder)?.filter_map(io::Result::ok) {
+                if entry.file_name().to_string_lossy().starts_with(STAGING_PREFIX) {
+                    std::fs::remove_dir_all(entry.path())?;
+                }
+            }
+            let folder = tempfile::Builder::new().prefix(STAGING_PREFIX).tempdir_in(&self.folder)?;
+            Ok(Staging { folder, _lock: lock, cache: self.clone() })
         };
         staging().with_context(|| format!("cannot write to {}", self.folder.display()))
     }
+}
 
-    /// Gives a whole file or folder its name, in one step. Something of that name is replaced.
+const STAGING_PREFIX: &str = ".pull-";
+
+/// A folder for one pull. Removed with all that is in it when dropped, and cleared away by the next pull if the process is
+/// killed.
+pub(crate) struct Staging {
+    folder: TempDir,
+    /// Held by one pull at a time. The system takes it from a process that ends.
+    _lock: File,
+    cache: ModelCache,
+}
+
+impl Staging {
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Gives a whole file or folder its name in the cache, in one step.
     ///
     /// # Errors
-    /// The cache cannot be written.
+    /// The cache cannot be written, or something has this name already.
     pub(crate) fn publish(&self, staged: &Path, name: &str) -> Result<PathBuf> {
-        let path = self.path(name);
+        let path = self.cache.path(name);
         let publish = || -> io::Result<()> {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent)?;
-            }
-            if path.is_dir() {
-                // A folder cannot be renamed over another that is not empty.
-                let old = staged.with_extension("old");
-                std::fs::rename(&path, &old)?;
-                std::fs::rename(staged, &path)?;
-                return std::fs::remove_dir_all(old);
             }
             std::fs::rename(staged, &path)
         };
         publish().with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Locks a folder itself, so that no lock file is left in it.
+fn lock_folder(folder: &Path) -> io::Result<File> {
+    let lock = File::open(folder)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            output::note("waiting for another `pagewise pull` to end");
+            lock.lock()?;
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    Ok(lock)
 }
 
 #[cfg(test)]
@@ -102,19 +142,37 @@ mod tests {
     }
 
     #[test]
-    fn publishing_replaces_and_staging_leaves_nothing() {
+    fn staging_leaves_nothing() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let cache = ModelCache::at(folder.path());
-        for content in ["one", "two"] {
-            let staging = cache.staging().expect("staged");
-            let staged = staging.path().join("model");
-            std::fs::create_dir(&staged).expect("made");
-            std::fs::write(staged.join("config.json"), content).expect("written");
-            let path = cache.publish(&staged, "owner/name").expect("published");
-            assert_eq!(std::fs::read_to_string(path.join("config.json")).expect("read"), content);
-        }
-        let left: Vec<_> =
-            std::fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("read").file_name()).collect();
-        assert_eq!(left, ["owner"]);
+        let names = || -> Vec<_> {
+            folder.path().read_dir().expect("read").map(|entry| entry.expect("read").file_name()).collect()
+        };
+        // What a pull has left that was killed.
+        let stale = folder.path().join(".pull-stale");
+        std::fs::create_dir(&stale).expect("made");
+        std::fs::write(stale.join("half"), "a model").expect("written");
+
+        let staging = cache.staging().expect("staged");
+        assert!(!stale.exists() && staging.path().exists());
+        let staged = staging.path().join("model");
+        std::fs::create_dir(&staged).expect("made");
+        std::fs::write(staged.join("config.json"), "one").expect("written");
+        assert!(cache.find("owner/name").is_none());
+        let path = staging.publish(&staged, "owner/name").expect("published");
+        assert_eq!(cache.find("owner/name"), Some(path.clone()));
+        assert_eq!(std::fs::read_to_string(path.join("config.json")).expect("read"), "one");
+
+        // Another pull waits, and does not clear away what the first one still works on.
+        let second = std::thread::spawn({
+            let cache = cache.clone();
+            move || cache.staging().map(|staging| staging.path().to_path_buf())
+        });
+        assert!(staging.path().exists() && !second.is_finished());
+        let first = staging.path().to_path_buf();
+        drop(staging);
+        let second = second.join().expect("no panic").expect("staged");
+        assert!(second != first && !first.exists());
+        assert_eq!(names(), ["owner"]);
     }
 }

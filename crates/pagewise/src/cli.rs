@@ -1,10 +1,12 @@
 //! The command line as typed: names, help and syntax of every flag. Knows no model, no machine and no default that
 //! depends on either; `settings` resolves those.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use clap::builder::RangedI64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use grpc_server::ServeOptions;
 
 /// An LLM serving engine: paged KV cache, continuous batching, prefix cache, streams over gRPC.
 #[derive(Parser, Debug)]
@@ -53,7 +55,7 @@ impl Command {
 }
 
 /// Which model, and how much it may take. The names are vLLM's.
-#[derive(Args, Debug, Clone, Default)]
+#[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model and engine")]
 pub(crate) struct EngineArgs {
     /// A .gguf file, a folder with config.json and safetensors, or the name of a pulled model.
@@ -63,28 +65,29 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Where to compute. `auto` takes the best that is there.
-    #[arg(long, value_enum)]
-    pub(crate) device: Option<Device>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) device: Device,
     /// Arithmetic. `auto`: weights multiplied as they are stored, the fastest way. `float32`: weights dequantised exactly,
     /// activations and KV cache in float32, the reference.
-    #[arg(long, value_enum)]
-    pub(crate) dtype: Option<Dtype>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: Dtype,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
-    #[arg(long, value_enum)]
-    pub(crate) load_format: Option<LoadFormat>,
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) load_format: LoadFormat,
     /// Longest context of a request, prompt and output together, in tokens [default: what the model was made for, or what
     /// the KV cache can hold].
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) max_model_len: Option<NonZeroU32>,
-    /// Most requests that run at once; others wait [default: 64].
-    #[arg(long, value_name = "N")]
-    pub(crate) max_num_seqs: Option<NonZeroU32>,
-    /// Token budget of a step. Larger steps prefill faster, smaller ones keep the gaps between tokens short [default: 512].
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) max_num_batched_tokens: Option<NonZeroU32>,
-    /// Tokens a KV block holds [default: 16].
-    #[arg(long, value_name = "TOKENS")]
-    pub(crate) block_size: Option<NonZeroU32>,
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    pub(crate) max_model_len: Option<u32>,
+    /// Most requests that run at once; others wait.
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 64)]
+    pub(crate) max_num_seqs: u32,
+    /// Token budget of a step. Larger steps prefill faster, smaller ones keep the gaps between tokens short [default: 512,
+    /// or max-num-seqs if that is more].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    pub(crate) max_num_batched_tokens: Option<u32>,
+    /// Tokens a KV block holds; a power of two up to 256.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 16)]
+    pub(crate) block_size: u32,
     /// Size of the KV cache: bytes, or with KiB, MiB or GiB [default: a quarter of the available memory, at most 4 GiB and
     /// at most what max-num-seqs requests of max-model-len tokens can use].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
@@ -103,21 +106,32 @@ pub(crate) struct EngineArgs {
     pub(crate) seed: Option<u64>,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+impl EngineArgs {
+    /// The seed of what is drawn once: dummy weights and benchmark prompts.
+    pub(crate) fn fixed_seed(&self) -> u64 {
+        self.seed.unwrap_or(0)
+    }
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Device {
+    #[default]
     Auto,
     Cpu,
     Cuda,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Dtype {
+    #[default]
     Auto,
+    #[value(alias = "float")]
     Float32,
 }
 
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LoadFormat {
+    #[default]
     Auto,
     Dummy,
 }
@@ -135,8 +149,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, default_value_t = 50051)]
     pub(crate) port: u16,
     /// Seconds that running requests get to finish after an interrupt; then they are cancelled.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) shutdown_timeout: u32,
+    #[arg(long, value_name = "SECONDS", default_value_t = ServeOptions::default().drain_timeout.as_secs())]
+    pub(crate) shutdown_timeout: u64,
 }
 
 #[derive(Args, Debug)]
@@ -177,11 +191,28 @@ pub(crate) struct ChatArgs {
     pub(crate) engine: EngineArgs,
 }
 
+/// What means nothing to a running server.
+const FLAGS_OF_LOADING: [&str; 13] = [
+    "model",
+    "config",
+    "device",
+    "dtype",
+    "load_format",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "kv_cache_memory_bytes",
+    "gpu_memory_utilization",
+    "enable_prefix_caching",
+    "no_enable_prefix_caching",
+];
+
 /// Who answers, and what is shown beside the text.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct AnswerArgs {
     /// Ask a running server instead of loading a model here.
-    #[arg(long, value_name = "URL", conflicts_with = "model")]
+    #[arg(long, value_name = "URL", conflicts_with_all = FLAGS_OF_LOADING)]
     pub(crate) connect: Option<String>,
     /// Afterwards print times, token counts, KV blocks and the memory ledger to stderr.
     #[arg(long)]
@@ -268,10 +299,10 @@ pub(crate) struct ThroughputArgs {
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
     /// Number of drawn requests.
-    #[arg(long, value_name = "N", default_value_t = 32, conflicts_with = "requests")]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 32)]
     pub(crate) num_requests: u32,
     /// Take the requests from a file: `{"prompt_token_ids": [...], "output_tokens": N}` a line.
-    #[arg(long, value_name = "FILE.jsonl")]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["num_requests", "input_len", "output_len"])]
     pub(crate) requests: Option<PathBuf>,
     /// Write the generated tokens: `{"output_token_ids": [...]}` a line, in the order of the requests.
     #[arg(long, value_name = "FILE")]
@@ -287,10 +318,10 @@ pub(crate) struct LatencyArgs {
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
     /// Requests in the batch.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 1)]
     pub(crate) batch_size: u32,
     /// Batches that are measured.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 5)]
     pub(crate) num_iters: u32,
     /// Batches before those, not measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -303,11 +334,16 @@ pub(crate) struct LatencyArgs {
 #[derive(Args, Debug)]
 pub(crate) struct WorkloadArgs {
     /// Prompt tokens of a drawn request.
-    #[arg(long, value_name = "TOKENS", default_value_t = 128)]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 128)]
     pub(crate) input_len: u32,
     /// Output tokens of a drawn request.
-    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 64)]
     pub(crate) output_len: u32,
+}
+
+/// A count that is not 0.
+fn at_least_one() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..)
 }
 
 /// A size in bytes: `1073741824`, `1024MiB`, `1GiB`.

@@ -46,8 +46,10 @@ fn parse_with(typed: &[OsString], text: &str) -> Result<Cli> {
     }
     arguments.extend_from_slice(&typed[path_len..]);
     Cli::try_parse_from(arguments).map_err(|error| {
+        // Its first paragraph; the rest speaks of the command line.
         let message = error.to_string();
-        anyhow!("{}", message.lines().next().unwrap_or_default().trim_start_matches("error: "))
+        let lines: Vec<&str> = message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        anyhow!("{}", lines.join(" ").trim_start_matches("error: "))
     })
 }
 
@@ -104,7 +106,7 @@ mod tests {
                 format!(
                     "{:?} {:?} {:?} {port:?}",
                     engine.model.as_deref(),
-                    engine.max_num_seqs.map(std::num::NonZeroU32::get),
+                    engine.max_num_seqs,
                     engine.no_enable_prefix_caching
                 )
             }
@@ -115,21 +117,26 @@ mod tests {
     #[test]
     fn files() {
         let serve = "pagewise serve --model typed";
-        check(serve, "", r#"Some("typed") None false Some(50051)"#);
-        check("pagewise serve", "model = \"filed\"\nport = 7", r#"Some("filed") None false Some(7)"#);
+        check(serve, "", r#"Some("typed") 64 false Some(50051)"#);
+        check("pagewise serve", "model = \"filed\"\nport = 7", r#"Some("filed") 64 false Some(7)"#);
         // Flags win.
-        check(serve, "model = \"filed\"\nport = 7", r#"Some("typed") None false Some(7)"#);
-        check("pagewise serve --enable-prefix-caching", "no-enable-prefix-caching = true", "None None false");
-        check("pagewise serve", "no-enable-prefix-caching = true", "None None true");
-        check("pagewise serve", "enable-prefix-caching = false", "None None true");
+        check(serve, "model = \"filed\"\nport = 7", r#"Some("typed") 64 false Some(7)"#);
+        check("pagewise serve --enable-prefix-caching", "no-enable-prefix-caching = true", "None 64 false");
+        check("pagewise serve", "no-enable-prefix-caching = true", "None 64 true");
+        check("pagewise serve", "enable-prefix-caching = false", "None 64 true");
         // One file for all commands.
-        check("pagewise bench latency --batch-size 2", "max-num-seqs = 3\nport = 7", "None Some(3) false None");
+        check("pagewise bench latency --batch-size 2", "max-num-seqs = 3\nport = 7", "None 3 false None");
         // What is not understood is never ignored.
         check(serve, "prot = 7", "unknown key `prot`; known are block-size, device,");
         check(serve, "max_num_seqs = 7", "unknown key `max_num_seqs`; known are block-size, device,");
         check(serve, "config = \"other.toml\"", "unknown key `config`");
         check(serve, "port = 70000", "invalid value '70000' for '--port <PORT>'");
-        check(serve, "device = \"tpu\"", "invalid value 'tpu' for '--device <DEVICE>'");
+        check(
+            serve,
+            "device = \"tpu\"",
+            "invalid value 'tpu' for '--device <DEVICE>' [possible values: auto, cpu, cuda]",
+        );
+        check(serve, "max-num-seqs = 0", "invalid value '0' for '--max-num-seqs <N>': 0 is not in 1..");
         check(serve, "port = [1]", "`port` cannot be of type array; a string, a number or a boolean is expected");
         check(serve, "seed = false", "`seed` cannot be false; leave it out");
         check(serve, "port = 1\nport = 2", "line 2: duplicate key");

@@ -9,23 +9,22 @@ use model_runner::{Checkpoint, plan_memory};
 
 use crate::cli::InspectArgs;
 use crate::settings::{self, Settings};
-use crate::{machine, report, wiring};
+use crate::{machine, output, report, wiring};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let files = wiring::open_model(&args.engine)?;
-    let checkpoint = files.checkpoint(args.engine.seed.unwrap_or(0))?;
+    let checkpoint = files.checkpoint(args.engine.fixed_seed())?;
     let backend = settings::cpu(&args.engine)?;
     let settings = Settings::resolve(&args.engine, &checkpoint, &backend, machine::available_memory_bytes())?;
     let plan = plan_memory(&backend, &checkpoint, &settings.runner)?;
 
-    println!("{} ({})\n", files.name, files.describe());
-    println!("{}", describe_config(checkpoint.config()));
-    println!("{}", describe_tensors(&checkpoint, args.tensors));
-    println!("settings\n  {}", settings.to_string().replace('\n', "\n  "));
-    println!("  kv blocks = {} of {} bytes\n", plan.num_blocks, plan.block_bytes);
-    println!("{}", report::ledger(plan.entries.iter().map(|entry| (&*entry.name, entry.bytes))));
-    Ok(())
+    output::print_line(format_args!("{} ({})\n", files.name, files.describe()))?;
+    output::print_line(describe_config(checkpoint.config()))?;
+    output::print_line(describe_tensors(&checkpoint, args.tensors))?;
+    output::print_line(format_args!("settings\n  {}", settings.to_string().replace('\n', "\n  ")))?;
+    output::print_line(format_args!("  kv blocks = {} of {} bytes\n", plan.num_blocks, plan.block_bytes))?;
+    output::print_line(report::ledger(plan.entries.iter().map(|entry| (&*entry.name, entry.bytes))))
 }
 
 fn describe_config(config: &ModelConfig) -> String {

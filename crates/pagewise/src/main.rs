@@ -8,9 +8,11 @@ mod cache;
 mod cli;
 mod config_file;
 mod inspect;
+mod interrupts;
 mod machine;
 mod mmap;
 mod model_files;
+mod output;
 mod progress;
 mod pull;
 mod report;
@@ -28,15 +30,23 @@ use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BenchCommand, Command};
+use crate::output::StdoutClosed;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        // It would say on stderr, in a panic, that stderr is closed.
+        .log_internal_errors(false)
+        .init();
     let typed: Vec<OsString> = std::env::args_os().collect();
     match config_file::parse(&typed).and_then(|cli| run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            output::note(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -47,7 +57,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::run(args)),
         Command::Generate(args) => block_on(Builder::new_current_thread(), talk::generate(args)),
         Command::Chat(args) => block_on(Builder::new_current_thread(), talk::chat(args)),
-        Command::Pull(args) => pull::run(args),
+        Command::Pull(args) => block_on(Builder::new_current_thread(), pull::run(args)),
         Command::Inspect(args) => inspect::run(args),
         Command::Bench(BenchCommand::Throughput(args)) => {
             block_on(Builder::new_current_thread(), bench::throughput(args))
@@ -60,7 +70,7 @@ fn run(command: &Command) -> Result<()> {
 fn block_on(mut builder: Builder, command: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime: Runtime = builder.enable_all().build().context("cannot start the async runtime")?;
     let outcome = runtime.block_on(command);
-    // A blocking read of stdin, say, must not hold up the end.
+    // A read of stdin, say, or a download that was given up must not hold up the end.
     runtime.shutdown_background();
     outcome
 }

@@ -98,11 +98,15 @@ impl ModelFiles {
     /// What the model's authors recommend for sampling.
     ///
     /// # Errors
-    /// The file is there and cannot be used.
+    /// What they wrote cannot be used.
     pub(crate) fn generation_defaults(&self) -> Result<GenerationDefaults> {
-        let Kind::Folder { path, .. } = &self.kind else { return Ok(GenerationDefaults::default()) };
-        let json = read_if_there(&path.join("generation_config.json"))?;
-        Ok(json.map(|json| GenerationDefaults::from_json(&json)).transpose()?.unwrap_or_default())
+        match &self.kind {
+            Kind::Gguf { gguf, .. } => Ok(GenerationDefaults::from_gguf(gguf)?),
+            Kind::Folder { path, .. } => {
+                let json = read_if_there(&path.join("generation_config.json"))?;
+                Ok(json.map(|json| GenerationDefaults::from_json(&json)).transpose()?.unwrap_or_default())
+            }
+        }
     }
 
     /// One line about the files, for people.

@@ -2,36 +2,60 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use generation::{Generator, Health};
 use grpc_server::ServeOptions;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::cli::ServeArgs;
-use crate::wiring;
+use crate::interrupts::Interrupts;
+use crate::{output, wiring};
 
 /// How often a lost device is looked for. Clients learn of it at once, by their streams.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 
-/// Runs the command, until an interrupt or the loss of the device.
+/// Runs the command, until an interrupt or the loss of the device. A second interrupt does not wait for the drain.
 pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
     // Before the model: a port in use is found at once, and clients that come early wait.
     let listener = listen(&args.host, args.port).await?;
     let address = listener.local_addr().context("the listener has no address")?;
     let started = wiring::start(&args.engine)?;
     let generator = started.generator()?;
-    eprintln!("{}", started.describe());
+    output::note(started.describe());
 
     let options = ServeOptions {
         device: started.device.clone(),
-        drain_timeout: Duration::from_secs(args.shutdown_timeout.into()),
+        drain_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServeOptions::default()
     };
     drop(started);
-    println!("http://{address}");
-    eprintln!("ready on http://{address}; Ctrl-C drains and ends");
-    let shutdown = end_of_service(generator.clone());
-    Ok(grpc_server::serve(listener, generator, options, shutdown).await?)
+    // Before the address is told: who knows it may end the server at once, and expects the drain.
+    let mut interrupts = Interrupts::new()?;
+    // Whoever started the server may not want to know.
+    let _ = output::print_line(format_args!("http://{address}"));
+    output::note(format_args!("ready on http://{address}; Ctrl-C drains and ends"));
+
+    let (drain, draining) = oneshot::channel::<()>();
+    let shutdown = {
+        let generator = generator.clone();
+        async move {
+            tokio::select! {
+                _ = draining => {}
+                () = device_lost(&generator) => {}
+            }
+        }
+    };
+    let interrupted_twice = async {
+        interrupts.next().await;
+        output::note("draining; another interrupt ends at once");
+        let _ = drain.send(());
+        interrupts.next().await;
+    };
+    tokio::select! {
+        result = grpc_server::serve(listener, generator, options, shutdown) => Ok(result?),
+        () = interrupted_twice => bail!("interrupted while draining: running requests were given up"),
+    }
 }
 
 async fn listen(host: &str, port: u16) -> Result<TcpListener> {
@@ -40,35 +64,9 @@ async fn listen(host: &str, port: u16) -> Result<TcpListener> {
     Ok(grpc_server::bind(address).await?)
 }
 
-/// Returns on SIGINT, on SIGTERM, and when the device is lost.
-async fn end_of_service(generator: Generator) {
-    let device_lost = async {
-        while !matches!(generator.health(), Health::Failed(_)) {
-            tokio::time::sleep(HEALTH_PERIOD).await;
-        }
-    };
-    tokio::select! {
-        () = interrupted() => eprintln!("draining"),
-        () = device_lost => {}
-    }
-}
-
-#[cfg(unix)]
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+/// Returns when the device is lost.
+async fn device_lost(generator: &Generator) {
+    while !matches!(generator.health(), Health::Failed(_)) {
+        tokio::time::sleep(HEALTH_PERIOD).await;
     }
 }

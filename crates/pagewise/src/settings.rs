@@ -2,12 +2,12 @@
 //! no files and starts nothing.
 
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::NonZeroU64;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use engine::{EngineConfig, PrefixCaching};
-use model_runner::{Checkpoint, KvBudget, RunnerConfig, plan_memory};
+use model_runner::{Checkpoint, KvBudget, ModelError, RunnerConfig, plan_memory};
 use tensor_backend::Element;
 
 use crate::cli::{Device, Dtype, EngineArgs};
@@ -18,9 +18,7 @@ const MAX_LOGPROBS: u32 = 20;
 const WAITING_PER_RUNNING: usize = 16;
 /// The least that waits, however few can run.
 const MIN_MAX_REQUESTS: usize = 1024;
-const DEFAULT_MAX_NUM_SEQS: u32 = 64;
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 512;
-const DEFAULT_BLOCK_SIZE: u32 = 16;
 /// The most that the KV cache takes.
 const MAX_BLOCK_SIZE: u32 = 256;
 const MAX_BLOCKS: u32 = 1 << 26;
@@ -42,10 +40,10 @@ pub(crate) struct Settings {
 /// # Errors
 /// The flags want another device, or the CPU's threads cannot be started.
 pub(crate) fn cpu(args: &EngineArgs) -> Result<CpuBackend> {
-    if args.device == Some(Device::Cuda) {
+    if args.device == Device::Cuda {
         bail!("--device cuda: this build has no CUDA backend; --device cpu serves");
     }
-    let precision = match args.dtype.unwrap_or(Dtype::Auto) {
+    let precision = match args.dtype {
         Dtype::Auto => Precision::Native,
         Dtype::Float32 => Precision::Exact,
     };
@@ -63,27 +61,29 @@ impl Settings {
         backend: &CpuBackend,
         available_bytes: Option<u64>,
     ) -> Result<Self> {
-        let or = |value: Option<NonZeroU32>, default: u32| value.map_or(default, NonZeroU32::get);
-        let dtype = args.dtype.unwrap_or(Dtype::Auto);
-        let max_num_seqs = or(args.max_num_seqs, DEFAULT_MAX_NUM_SEQS);
+        let &EngineArgs { block_size, dtype, max_num_seqs, .. } = args;
         let max_context = checkpoint.max_context_len();
-        let block_size = or(args.block_size, DEFAULT_BLOCK_SIZE);
         if !block_size.is_power_of_two() || block_size > MAX_BLOCK_SIZE {
             bail!("--block-size {block_size}: it must be a power of two, at most {MAX_BLOCK_SIZE}");
         }
-        if let Some(wanted) = args.max_model_len.filter(|wanted| wanted.get() > max_context) {
+        if let Some(wanted) = args.max_model_len.filter(|wanted| *wanted > max_context) {
             bail!("--max-model-len {wanted}: the model's context holds at most {max_context} tokens");
         }
         let mut runner = RunnerConfig {
             block_size,
             kv_cache: KvBudget::Blocks(1),
             kv_element: if dtype == Dtype::Float32 { Element::F32 } else { Element::F16 },
-            max_model_len: or(args.max_model_len, max_context),
-            max_batch_tokens: or(args.max_num_batched_tokens, DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
+            max_model_len: args.max_model_len.unwrap_or(max_context),
+            max_batch_tokens: args.max_num_batched_tokens.unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
             max_batch_rows: max_num_seqs,
             max_top_logprobs: MAX_LOGPROBS.min(checkpoint.config().vocab_size),
         };
-        let block_bytes = plan_memory(backend, checkpoint, &runner)?.block_bytes;
+        let block_bytes = plan_memory(backend, checkpoint, &runner).map_err(by_flag)?.block_bytes;
+        if let (Some(wanted), Some(available)) = (args.kv_cache_memory_bytes, available_bytes)
+            && wanted.get() > available
+        {
+            bail!("--kv-cache-memory-bytes {wanted}: this machine has {available} bytes of memory left");
+        }
         let num_blocks = KvPool { block_bytes, available_bytes }.num_blocks(args.kv_cache_memory_bytes, &runner);
         let capacity = num_blocks.saturating_mul(block_size);
         if capacity < 2 {
@@ -103,7 +103,22 @@ impl Settings {
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
         let engine = EngineConfig { max_requests, prefix_caching };
-        Ok(Self { runner, engine, dtype, seed: args.seed.unwrap_or(0) })
+        Ok(Self { runner, engine, dtype, seed: args.fixed_seed() })
+    }
+}
+
+/// The runner names its limits as it knows them; who starts it knows the flags.
+fn by_flag(error: ModelError) -> anyhow::Error {
+    match error {
+        ModelError::Limit { name, value, rule } => {
+            let flag = match name {
+                "max_batch_tokens" => "max-num-batched-tokens".to_string(),
+                "max_batch_rows" => "max-num-seqs".to_string(),
+                name => name.replace('_', "-"),
+            };
+            anyhow!("--{flag} {value}: {rule}")
+        }
+        error => error.into(),
     }
 }
 
@@ -144,6 +159,8 @@ impl fmt::Display for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
     use model_format::ModelConfig;
 
     /// A Llama of one layer whose block of 16 tokens takes `2 * 16 * 2 heads * 8 * 2 bytes` = 1,024 bytes.
@@ -160,52 +177,61 @@ mod tests {
 
     /// The resolved limits, or the refusal, for flags and available memory.
     #[track_caller]
-    fn check(args: &EngineArgs, available_bytes: Option<u64>, expected: Result<(KvBudget, u32, u32), &str>) {
-        let backend = cpu(args).expect("a CPU");
-        let resolved = Settings::resolve(args, &checkpoint(), &backend, available_bytes)
+    fn check(flags: &str, available_bytes: Option<u64>, expected: Result<(KvBudget, u32, u32), &str>) {
+        let args = args(flags);
+        let backend = cpu(&args).expect("a CPU");
+        let resolved = Settings::resolve(&args, &checkpoint(), &backend, available_bytes)
             .map(|settings| settings.runner)
             .map(|runner| (runner.kv_cache, runner.max_model_len, runner.max_batch_tokens));
         match (resolved, expected) {
-            (Ok(resolved), Ok(expected)) => assert_eq!(resolved, expected),
-            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
-            (resolved, expected) => panic!("{resolved:?}, expected {expected:?}"),
+            (Ok(resolved), Ok(expected)) => assert_eq!(resolved, expected, "{flags}"),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{flags}: {error}"),
+            (resolved, expected) => panic!("{flags}: {resolved:?}, expected {expected:?}"),
         }
+    }
+
+    fn args(flags: &str) -> EngineArgs {
+        let cli = Cli::try_parse_from(["pagewise", "inspect"].into_iter().chain(flags.split_whitespace()));
+        cli.expect("valid flags").command.engine_args().expect("a command with engine flags").clone()
     }
 
     #[test]
     fn limits() {
-        let plain = EngineArgs::default();
-        let number = NonZeroU32::new;
-        let pool = |bytes: u64| EngineArgs { kv_cache_memory_bytes: NonZeroU64::new(bytes), ..plain.clone() };
         // All that 64 requests of 2,048 tokens can use: 64 * 128 blocks of 1 KiB.
-        check(&plain, None, Ok((KvBudget::Blocks(8192), 2048, 512)));
-        check(&plain, Some(64 << 30), Ok((KvBudget::Blocks(8192), 2048, 512)));
+        check("", None, Ok((KvBudget::Blocks(8192), 2048, 512)));
+        check("", Some(64 << 30), Ok((KvBudget::Blocks(8192), 2048, 512)));
         // A quarter of 4 MiB.
-        check(&plain, Some(4 << 20), Ok((KvBudget::Blocks(1024), 2048, 512)));
+        check("", Some(4 << 20), Ok((KvBudget::Blocks(1024), 2048, 512)));
         // A pool that bounds the context.
-        check(&plain, Some(256 << 10), Ok((KvBudget::Blocks(64), 1024, 512)));
-        check(&pool(10 << 10), None, Ok((KvBudget::Blocks(10), 160, 512)));
-        check(&pool(1023), None, Err("no room for a single block of 1024 bytes"));
+        check("", Some(256 << 10), Ok((KvBudget::Blocks(64), 1024, 512)));
+        check("--kv-cache-memory-bytes 10KiB", None, Ok((KvBudget::Blocks(10), 160, 512)));
+        check("--kv-cache-memory-bytes 1023", None, Err("no room for a single block of 1024 bytes"));
         check(
-            &EngineArgs { max_model_len: number(2048), ..pool(10 << 10) },
+            "--kv-cache-memory-bytes 10KiB --max-model-len 2048",
             None,
             Err("--max-model-len 2048: the KV cache holds 160 tokens; raise --kv-cache-memory-bytes to 131072"),
         );
-        check(&EngineArgs { max_model_len: number(4096), ..plain.clone() }, None, Err("holds at most 2048 tokens"));
+        check("--max-model-len 4096", None, Err("holds at most 2048 tokens"));
         check(
-            &EngineArgs { block_size: number(24), ..plain.clone() },
-            None,
-            Err("--block-size 24: it must be a power of two"),
+            "--kv-cache-memory-bytes 2KiB",
+            Some(2047),
+            Err("-bytes 2048: this machine has 2047 bytes of memory left"),
         );
-        let crowd = EngineArgs { max_num_seqs: number(1000), max_model_len: number(32), ..plain.clone() };
-        check(&crowd, None, Ok((KvBudget::Blocks(2000), 32, 1000)));
-        let exact = EngineArgs { dtype: Some(Dtype::Float32), ..pool(20 << 10) };
-        check(&exact, None, Ok((KvBudget::Blocks(10), 160, 512)));
+        check("--max-model-len 1", None, Err("--max-model-len 1: this model and build take 2 to 2048"));
+        check("--max-num-seqs 99999", None, Err("--max-num-seqs 99999: this model and build take 1 to 16384"));
+        check(
+            "--max-num-batched-tokens 9999999",
+            None,
+            Err("--max-num-batched-tokens 9999999: this model and build take"),
+        );
+        check("--block-size 24", None, Err("--block-size 24: it must be a power of two"));
+        check("--max-num-seqs 1000 --max-model-len 32", None, Ok((KvBudget::Blocks(2000), 32, 1000)));
+        check("--dtype float32 --kv-cache-memory-bytes 20KiB", None, Ok((KvBudget::Blocks(10), 160, 512)));
     }
 
     #[test]
     fn no_cuda_here() {
-        let args = EngineArgs { device: Some(Device::Cuda), ..EngineArgs::default() };
-        assert!(cpu(&args).expect_err("there is none").to_string().contains("no CUDA backend"));
+        let error = cpu(&args("--device cuda")).expect_err("there is none").to_string();
+        assert!(error.contains("no CUDA backend"), "{error}");
     }
 }

@@ -2,34 +2,44 @@
 //! summary beside them. Knows nothing of who answers.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use generation::{ChatMessage, Input};
 
 use crate::cli::{ChatArgs, GenerateArgs};
-use crate::report;
+use crate::output::StdoutClosed;
 use crate::target::{Answer, End, EngineFigures, Piece, Target};
+use crate::{output, report};
 
 /// Runs `pagewise generate`.
 pub(crate) async fn generate(args: &GenerateArgs) -> Result<()> {
     let input = match (&args.prompt_token_ids, &args.prompt) {
         (Some(ids), _) => Input::Tokens(ids.clone()),
         (None, Some(text)) => Input::Text(text.clone()),
-        (None, None) if io::stdin().is_terminal() => {
-            bail!("no prompt: give --prompt or --prompt-token-ids, or write to stdin")
-        }
-        (None, None) => Input::Text(io::read_to_string(io::stdin()).context("cannot read the prompt from stdin")?),
+        (None, None) => Input::Text(prompt_from_stdin()?),
     };
     let mut target = Target::open(&args.answer, &args.engine).await?;
     let asked = Instant::now();
     let answer = target.generate(input, &args.sampling, args.engine.seed).await?;
-    let streamed = stream(answer, asked, &mut io::stdout()).await?;
+    let streamed = stream(answer, asked).await?;
     if args.answer.summary {
-        eprintln!("\n{}", summary(&streamed, &target.figures().await?));
+        output::note(format_args!("\n{}", summary(&streamed, &target.figures().await?)));
     }
     Ok(())
+}
+
+fn prompt_from_stdin() -> Result<String> {
+    const HOW: &str = "give --prompt or --prompt-token-ids, or write to stdin";
+    if io::stdin().is_terminal() {
+        bail!("no prompt: {HOW}");
+    }
+    let text = io::read_to_string(io::stdin()).context("cannot read the prompt from stdin")?;
+    if text.is_empty() {
+        bail!("no prompt, stdin is empty: {HOW}");
+    }
+    Ok(text)
 }
 
 /// Runs `pagewise chat`.
@@ -38,23 +48,23 @@ pub(crate) async fn chat(args: &ChatArgs) -> Result<()> {
     let message = |role: &str, content: &str| ChatMessage { role: role.to_string(), content: content.to_string() };
     let mut messages: Vec<ChatMessage> = args.system_prompt.iter().map(|text| message("system", text)).collect();
     let mut questions = Questions::new(args.quick.as_deref());
-    while let Some(question) = questions.next()? {
+    while let Some(question) = questions.next().await? {
         messages.push(message("user", &question));
         let asked = Instant::now();
         let streamed = async {
             let answer = target.generate(Input::Chat(messages.clone()), &args.sampling, args.engine.seed).await?;
-            stream(answer, asked, &mut io::stdout()).await
+            stream(answer, asked).await
         };
         match streamed.await {
             Ok(streamed) => {
                 messages.push(message("assistant", &streamed.text));
                 if args.answer.summary {
-                    eprintln!("\n{}", summary(&streamed, &target.figures().await?));
+                    output::note(format_args!("\n{}", summary(&streamed, &target.figures().await?)));
                 }
             }
             // At a terminal one can ask again: the refused question is forgotten.
-            Err(error) if questions.is_dialogue() => {
-                eprintln!("error: {error:#}");
+            Err(error) if questions.is_dialogue() && !error.is::<StdoutClosed>() => {
+                output::note(format_args!("error: {error:#}"));
                 messages.pop();
             }
             Err(error) => return Err(error),
@@ -67,9 +77,9 @@ pub(crate) async fn chat(args: &ChatArgs) -> Result<()> {
 enum Questions {
     /// One, from a flag.
     Quick(Option<String>),
-    /// A line each, from a person.
+    /// A line each, from a person; an empty one ends the chat.
     Terminal,
-    /// A line each, from a file or a pipe.
+    /// A line each, from a file or a pipe; empty ones mean nothing.
     Lines,
 }
 
@@ -78,7 +88,7 @@ impl Questions {
         match quick {
             Some(question) => Self::Quick(Some(question.to_string())),
             None if io::stdin().is_terminal() => {
-                eprintln!("An empty line or Ctrl-D ends the chat.");
+                output::note("An empty line or Ctrl-D ends the chat.");
                 Self::Terminal
             }
             None => Self::Lines,
@@ -90,18 +100,31 @@ impl Questions {
     }
 
     /// The next question; `None` at the end.
-    fn next(&mut self) -> Result<Option<String>> {
-        if let Self::Quick(question) = self {
-            return Ok(question.take());
+    async fn next(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Quick(question) => Ok(question.take()),
+            Self::Terminal => {
+                let _ = write!(io::stderr(), "> ");
+                Ok(read_line().await?.filter(|line| !line.is_empty()))
+            }
+            Self::Lines => loop {
+                match read_line().await? {
+                    Some(line) if line.is_empty() => {}
+                    line => return Ok(line),
+                }
+            },
         }
-        if self.is_dialogue() {
-            eprint!("> ");
-        }
-        let mut line = String::new();
-        io::stdin().lock().read_line(&mut line).context("cannot read from stdin")?;
-        let line = line.trim();
-        Ok((!line.is_empty()).then(|| line.to_string()))
     }
+}
+
+/// The next line of stdin, trimmed; `None` at the end. Read on a thread of its own: while a person thinks, the connection to
+/// a server has to show that it is alive.
+async fn read_line() -> Result<Option<String>> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|len| (len > 0).then(|| line.trim().to_string()))
+    });
+    read.await.context("the thread that reads stdin failed")?.context("cannot read from stdin")
 }
 
 /// An answer that was streamed, and how it went.
@@ -117,7 +140,7 @@ struct Streamed {
 }
 
 /// Writes an answer's text as it comes, and a newline at the end.
-async fn stream(mut answer: Answer, asked: Instant, out: &mut dyn Write) -> Result<Streamed> {
+async fn stream(mut answer: Answer, asked: Instant) -> Result<Streamed> {
     let (mut text, mut first, mut last) = (String::new(), None, asked);
     while let Some(piece) = answer.next().await? {
         match piece {
@@ -125,15 +148,16 @@ async fn stream(mut answer: Answer, asked: Instant, out: &mut dyn Write) -> Resu
                 last = Instant::now();
                 first.get_or_insert((last, num_tokens));
                 text.push_str(&piece);
-                out.write_all(piece.as_bytes()).and_then(|()| out.flush()).context("cannot write the answer")?;
+                output::print(piece)?;
             }
             Piece::End(end) => {
-                writeln!(out).context("cannot write the answer")?;
-                if let Some(cause) = end.reason.strip_prefix("failed: ") {
-                    bail!("the answer failed: {cause}");
-                }
+                output::print_line("")?;
                 let (first, first_tokens) = first.unwrap_or((last, 0));
                 return Ok(Streamed { text, end, ttft: first - asked, total: last - asked, first_tokens });
+            }
+            Piece::Failed(cause) => {
+                output::print_line("")?;
+                bail!("the answer failed: {cause}");
             }
         }
     }

@@ -9,6 +9,7 @@ use inference_proto::v1;
 use inference_proto::v1::generate_request::Input as ProtoInput;
 use inference_proto::v1::generate_response::Event as ProtoEvent;
 use inference_proto::v1::inference_client::InferenceClient;
+use serving_types::Usage;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cli::{AnswerArgs, EngineArgs, SamplingArgs};
@@ -37,6 +38,8 @@ pub(crate) enum Piece {
     Text(String, usize),
     /// The end.
     End(End),
+    /// The end of an answer that failed, and why.
+    Failed(String),
 }
 
 /// How an answer ended.
@@ -135,23 +138,21 @@ impl Answer {
 }
 
 fn piece_here(event: GenerationEvent) -> Option<Piece> {
-    match event {
-        GenerationEvent::PromptLogprobs(_) => None,
-        GenerationEvent::Delta(delta) => Some(Piece::Text(delta.text, delta.token_ids.len())),
-        GenerationEvent::Finished(finished) => Some(Piece::End(End {
-            reason: match finished.reason {
-                FinishReason::StopString(text) => format!("stop string {text:?}"),
-                FinishReason::StopToken(token) => format!("stop token {token}"),
-                FinishReason::Length => "length".to_string(),
-                FinishReason::Cancelled => "cancelled".to_string(),
-                FinishReason::Deadline => "deadline".to_string(),
-                FinishReason::Failed(cause) => format!("failed: {cause}"),
-            },
-            prompt_tokens: finished.usage.prompt_tokens,
-            cached_tokens: finished.usage.cached_tokens,
-            output_tokens: finished.usage.output_tokens,
-        })),
-    }
+    let finished = match event {
+        GenerationEvent::PromptLogprobs(_) => return None,
+        GenerationEvent::Delta(delta) => return Some(Piece::Text(delta.text, delta.token_ids.len())),
+        GenerationEvent::Finished(finished) => finished,
+    };
+    let reason = match finished.reason {
+        FinishReason::StopString(text) => format!("stop string {text:?}"),
+        FinishReason::StopToken(token) => format!("stop token {token}"),
+        FinishReason::Length => "length".to_string(),
+        FinishReason::Cancelled => "cancelled".to_string(),
+        FinishReason::Deadline => "deadline".to_string(),
+        FinishReason::Failed(cause) => return Some(Piece::Failed(cause)),
+    };
+    let Usage { prompt_tokens, cached_tokens, output_tokens, .. } = finished.usage;
+    Some(Piece::End(End { reason, prompt_tokens, cached_tokens, output_tokens }))
 }
 
 fn piece_of_server(response: v1::GenerateResponse) -> Result<Option<Piece>> {
@@ -167,12 +168,11 @@ fn piece_of_server(response: v1::GenerateResponse) -> Result<Option<Piece>> {
                 (v1::FinishReason::Length, None) => "length".to_string(),
                 (v1::FinishReason::Cancelled, None) => "cancelled".to_string(),
                 (v1::FinishReason::Deadline, None) => "deadline".to_string(),
-                (v1::FinishReason::Error, None) => format!("failed: {}", finished.error),
+                (v1::FinishReason::Error, None) => return Ok(Some(Piece::Failed(finished.error))),
                 (v1::FinishReason::Stop | v1::FinishReason::Unspecified, None) => "stop".to_string(),
             };
-            let usage = finished.usage.unwrap_or_default();
-            let (prompt_tokens, cached_tokens) = (usage.prompt_tokens, usage.cached_tokens);
-            Some(Piece::End(End { reason, prompt_tokens, cached_tokens, output_tokens: usage.output_tokens }))
+            let v1::Usage { prompt_tokens, cached_tokens, output_tokens, .. } = finished.usage.unwrap_or_default();
+            Some(Piece::End(End { reason, prompt_tokens, cached_tokens, output_tokens }))
         }
     })
 }

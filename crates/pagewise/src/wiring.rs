@@ -6,10 +6,10 @@ use generation::{GenerationDefaults, Generator, GeneratorParts, ModelInfo};
 use model_format::ModelConfig;
 use model_runner::{LoadProgress, ModelRunner};
 
-use crate::cli::{EngineArgs, LoadFormat};
+use crate::cli::EngineArgs;
 use crate::model_files::{ModelFiles, TextParts};
 use crate::settings::{self, Settings};
-use crate::{machine, progress, report};
+use crate::{machine, output, progress, report};
 
 /// A model in memory and the engine that runs it.
 pub(crate) struct Started {
@@ -24,18 +24,18 @@ pub(crate) struct Started {
 /// Opens the model that the flags name.
 pub(crate) fn open_model(args: &EngineArgs) -> Result<ModelFiles> {
     let Some(model) = &args.model else { bail!("--model is missing: a file, a folder, or a pulled model") };
-    ModelFiles::open(model, args.load_format.unwrap_or(LoadFormat::Auto))
+    ModelFiles::open(model, args.load_format)
 }
 
 /// Loads the model and starts its engine. What was resolved and what memory was taken goes to stderr.
 pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
     let files = open_model(args)?;
     let backend = settings::cpu(args)?;
-    let checkpoint = files.checkpoint(args.seed.unwrap_or(0))?;
+    let checkpoint = files.checkpoint(args.fixed_seed())?;
     let settings = Settings::resolve(args, &checkpoint, &backend, machine::available_memory_bytes())?;
     if args.gpu_memory_utilization.is_some() {
-        eprintln!(
-            "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache"
+        output::note(
+            "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache",
         );
     }
 
@@ -83,7 +83,7 @@ impl Started {
         };
         let recommended = self.files.generation_defaults()?;
         for key in &recommended.ignored {
-            eprintln!("warning: generation_config.json: {key} is not applied");
+            output::note(format_args!("warning: {key}, which the model's authors recommend, is not applied"));
         }
         let mut eos_token_ids = self.config.eos_token_ids.clone();
         eos_token_ids.extend(recommended.eos_token_ids.iter().copied().chain(text.tokenizer.eos_token_id()));
@@ -96,7 +96,7 @@ impl Started {
             eos_token_ids,
         };
         let defaults = defaults(&recommended);
-        defaults.validate().context("generation_config.json")?;
+        defaults.validate().context("the model's recommended sampling")?;
         let TextParts { tokenizer, template } = text;
         Ok(Generator::new(GeneratorParts { engine: self.engine.clone(), tokenizer, template, model, defaults }))
     }

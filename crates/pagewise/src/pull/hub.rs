@@ -10,10 +10,10 @@ use hf_hub::api::sync::{ApiBuilder, ApiError};
 use indicatif::ProgressBar;
 
 use super::checksum::copy_hashing;
-use crate::cache::ModelCache;
 use crate::progress;
 
 /// Where the hub is, and who asks.
+#[derive(Clone)]
 pub(crate) struct Hub {
     /// Its address; `None` is the public hub.
     endpoint: Option<String>,
@@ -29,7 +29,8 @@ impl Hub {
     pub(crate) fn of_environment() -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let token = variable("HF_TOKEN").or_else(|| hf_hub::Cache::from_env().token());
-        Self { endpoint: variable("HF_ENDPOINT"), token, max_retries: 5 }
+        let endpoint = variable("HF_ENDPOINT").map(|address| address.trim_end_matches('/').to_string());
+        Self { endpoint, token, max_retries: 5 }
     }
 
     fn name(&self) -> &str {
@@ -74,16 +75,16 @@ fn is_plain_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
-/// Makes sure that a model is in the cache.
-pub(crate) fn pull(cache: &ModelCache, model: &HubModel, hub: &Hub) -> Result<PathBuf> {
-    let name = model.cache_name();
-    if cache.path(&name).exists() {
-        return Ok(cache.path(&name));
-    }
-    let staging = cache.staging()?;
+/// Brings a model into a folder, checked.
+pub(crate) async fn fetch(model: HubModel, hub: Hub, folder: &Path) -> Result<PathBuf> {
+    let folder = folder.to_path_buf();
+    super::blocking(move || fetch_blocking(&model, &hub, &folder)).await
+}
+
+fn fetch_blocking(model: &HubModel, hub: &Hub, folder: &Path) -> Result<PathBuf> {
     let builder = ApiBuilder::from_env()
         .with_progress(false)
-        .with_cache_dir(staging.path().join("hub"))
+        .with_cache_dir(folder.join("hub"))
         .with_token(hub.token.clone())
         .with_retries(hub.max_retries)
         .with_endpoint(hub.name().to_string());
@@ -91,17 +92,14 @@ pub(crate) fn pull(cache: &ModelCache, model: &HubModel, hub: &Hub) -> Result<Pa
 
     let siblings = repo.info().map_err(|error| explain(&error, model, hub))?.siblings;
     let published: Vec<String> = siblings.into_iter().map(|sibling| sibling.rfilename).collect();
-    let staged = staging.path().join("model");
+    let staged = folder.join("model");
     std::fs::create_dir(&staged).with_context(|| format!("cannot write {}", staged.display()))?;
     for file in files_to_take(model, &published)? {
         let bar = Bar(progress::byte_bar(file, 0));
         let downloaded = repo.download_with_progress(file, bar).map_err(|error| explain(&error, model, hub));
         downloaded.and_then(|path| take(&path, &staged.join(file))).with_context(|| format!("cannot fetch {file}"))?;
     }
-    match &model.gguf {
-        Some(file) => cache.publish(&staged.join(file), &name),
-        None => cache.publish(&staged, &name),
-    }
+    Ok(model.gguf.as_ref().map_or(staged.clone(), |file| staged.join(file)))
 }
 
 /// `hf-hub`'s view of our progress bar.
@@ -153,7 +151,7 @@ fn files_to_take<'f>(model: &HubModel, published: &'f [String]) -> Result<Vec<&'
     }
 }
 
-/// Moves a downloaded file to its place. The hub names large files by their SHA-256, which is checked.
+/// Moves a downloaded file to its place, and to the disk. The hub names large files by their SHA-256, which is checked.
 fn take(downloaded: &Path, to: &Path) -> Result<()> {
     let blob = downloaded.canonicalize().context("the downloaded file is not there")?;
     let name = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -163,6 +161,7 @@ fn take(downloaded: &Path, to: &Path) -> Result<()> {
             bail!("bad checksum: it has SHA-256 {hash}, expected {name}; nothing was kept");
         }
     }
+    File::open(&blob)?.sync_all()?;
     Ok(std::fs::rename(&blob, to)?)
 }
 
@@ -197,7 +196,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::sync::Arc;
 
+    use super::super::tests::pull_with;
     use super::*;
+    use crate::cache::ModelCache;
+
+    fn pull(cache: &ModelCache, model: &HubModel, hub: &Hub) -> Result<PathBuf> {
+        let fetch = async |folder: &Path| fetch(model.clone(), hub.clone(), folder).await;
+        pull_with(cache, &model.cache_name(), fetch)
+    }
 
     /// A file of the fake hub.
     #[derive(Clone)]
