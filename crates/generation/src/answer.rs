@@ -15,6 +15,8 @@ use crate::{Delta, FinishReason, Finished, GenerationEvent};
 pub(crate) struct TextRules {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) special: SpecialText,
+    /// Whether the text goes on where the prompt's ends. An answer in a chat begins anew.
+    pub(crate) continues_prompt: bool,
     pub(crate) stop: Vec<String>,
     pub(crate) include_stop: bool,
 }
@@ -43,7 +45,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(rules: Arc<TextRules>, sampling: Arc<SamplingParams>, stops: StopMatcher) -> Self {
-        let decoder = IncrementalDecoder::new(Arc::clone(&rules.tokenizer), rules.special);
+        let tokenizer = Arc::clone(&rules.tokenizer);
+        let decoder = match rules.continues_prompt {
+            true => IncrementalDecoder::continuing(tokenizer, rules.special),
+            false => IncrementalDecoder::new(tokenizer, rules.special),
+        };
         let delta = Delta { index: sampling.sample_index, ..Delta::default() };
         Self { rules, sampling, decoder, stops, delta, num_tokens: 0, ended: None, is_finished: false }
     }
@@ -70,6 +76,11 @@ impl Answer {
         }
         let next = Delta { index: self.delta.index, ..Delta::default() };
         events.push_back(GenerationEvent::Delta(mem::replace(&mut self.delta, next)));
+    }
+
+    /// Tokens that were not handed out yet.
+    pub(crate) fn num_pending_tokens(&self) -> usize {
+        self.delta.token_ids.len()
     }
 
     /// Whether its last event was made.
@@ -103,13 +114,8 @@ impl Answer {
         if self.is_stop(token) && !self.rules.include_stop {
             return Verdict::Continue; // The engine ends the answer with it, and it is no part of the text.
         }
-        match self.decoder.push(token).map(str::to_owned) {
-            Ok(text) => self.push_text(&text),
-            Err(error) => {
-                let cause = format!("the model generated a token without text: {error}");
-                self.ended = Some(FinishReason::Failed(cause));
-            }
-        }
+        let text = self.decoder.push(token).to_owned();
+        self.push_text(&text);
         if self.ended.is_some() { Verdict::Cancel } else { Verdict::Continue }
     }
 

@@ -25,8 +25,8 @@ pub enum GenerateError {
         /// Longest context, prompt and answer together, in tokens.
         max_model_len: u32,
     },
-    /// The queue is full. The same request may be taken later.
-    #[error("the engine's queue is full; retry later")]
+    /// As many requests are under way as can be held. The same request may be taken later.
+    #[error("the server's queue is full; retry later")]
     Busy,
     /// The engine takes no more requests. Another server may.
     #[error("the server is shutting down")]

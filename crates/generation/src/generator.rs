@@ -8,15 +8,15 @@ use engine::{DrainOutcome, Engine, EngineStats, Health, PrefixKeys, RequestHandl
 use serving_types::{ExecutorLimits, MemoryEntry, SamplingParams, TokenId};
 use sha2::{Digest, Sha256};
 use tokenization::{ChatMessage, ChatTemplate, SpecialText, SpecialTokens, StopMatcher, Tokenizer};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::answer::{Answer, TextRules};
 use crate::entropy::Entropy;
 use crate::prompt::PromptReader;
-use crate::registry::{Entry, Registry};
-use crate::request::{MAX_ANSWERS, MAX_CACHE_SALT_BYTES};
-use crate::resolve::{Bounds, within};
+use crate::registry::Registry;
+use crate::request::{MAX_ANSWERS, MAX_CACHE_SALT_BYTES, MAX_DETOKENIZE_TOKENS};
+use crate::resolve::{Bounds, at_most, within};
 use crate::{GenerateError, GenerateRequest, GenerationDefaults, GenerationStream, Input};
 
 /// What a [`Generator`] is made of.
@@ -70,6 +70,11 @@ struct Shared {
     entropy: Entropy,
     /// Makes the salts of the prefix cache unknown to clients.
     salt_secret: [u64; 4],
+    /// Bytes of the longest token.
+    longest_token_bytes: usize,
+    /// As many as the engine accepts requests. Each call has one, from its beginning until its stream is dropped: this
+    /// bounds the prompts that wait to be read and the streams that nobody reads.
+    places: Arc<Semaphore>,
     /// As many as there are cores: more threads would not read prompts sooner.
     readers: Arc<Semaphore>,
 }
@@ -84,8 +89,12 @@ impl Generator {
         let entropy = Entropy::default();
         let salt_secret = std::array::from_fn(|_| entropy.draw());
         let num_readers = std::thread::available_parallelism().map_or(1, usize::from);
+        let tokenizer = &parts.tokenizer;
+        let tokens = (0..tokenizer.vocab_size()).filter_map(|id| tokenizer.token_bytes(id));
         Self {
             shared: Arc::new(Shared {
+                longest_token_bytes: tokens.map(<[u8]>::len).max().unwrap_or(0),
+                places: Arc::new(Semaphore::new(parts.engine.max_requests())),
                 parts,
                 limits,
                 registry: Arc::default(),
@@ -103,6 +112,7 @@ impl Generator {
     pub async fn generate(&self, request: GenerateRequest) -> Result<GenerationStream, GenerateError> {
         let shared = &self.shared;
         let started = Instant::now();
+        let place = shared.place()?;
         let GenerateRequest { request_id, input, sampling, n, stop, timeout, cache_salt, .. } = request;
         within("n", n, 1..=MAX_ANSWERS)?;
         let mut params = shared.bounds().resolve(&sampling)?;
@@ -115,12 +125,14 @@ impl Generator {
         let request_id = request_id.unwrap_or_else(|| format!("{:016x}", shared.entropy.draw()));
         let entry = shared.registry.enter(request_id)?;
 
+        let continues_prompt = !matches!(input, Input::Chat(_));
         let prompt = self.read_prompt(input, salt, params.max_tokens).await?;
         let num_prompt_tokens = prompt.num_tokens();
         params.max_tokens = params.max_tokens.min(shared.limits.max_model_len - num_prompt_tokens);
         let rules = Arc::new(TextRules {
             tokenizer: Arc::clone(&shared.parts.tokenizer),
             special: if request.skip_special_tokens { SpecialText::Skip } else { SpecialText::Keep },
+            continues_prompt,
             stop,
             include_stop: request.include_stop_str_in_output,
         });
@@ -130,8 +142,9 @@ impl Generator {
             .into_iter()
             .zip(stops)
             .map(|((handle, sampling), stops)| (handle, Answer::new(Arc::clone(&rules), sampling, stops)))
-            .collect();
-        Ok(shared.stream(answers, num_prompt_tokens, entry))
+            .collect::<Vec<_>>();
+        entry.submitted(answers.iter().map(|(handle, _)| handle.id()).collect(), &shared.parts.engine);
+        Ok(GenerationStream::new(answers, num_prompt_tokens, entry, place))
     }
 
     /// Ends a running request by its id; whether there was one.
@@ -143,11 +156,13 @@ impl Generator {
     /// The tokens of a text or conversation, as [`generate`](Self::generate) would read it.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidArgument`] for input that the tokenizer or the chat template refuses.
+    /// [`GenerateError::InvalidArgument`] for input that the tokenizer or the chat template refuses;
+    /// [`GenerateError::Busy`].
     pub async fn tokenize(&self, input: TokenizeInput) -> Result<Vec<TokenId>, GenerateError> {
+        let _place = self.shared.place()?;
         self.on_reader(move |shared| match input {
-            TokenizeInput::Text(text, special) => shared.reader().text(&text, special),
-            TokenizeInput::Chat(messages) => shared.reader().chat(&messages),
+            TokenizeInput::Text(text, special) => shared.reader(usize::MAX).text("text", &text, special),
+            TokenizeInput::Chat(messages) => shared.reader(usize::MAX).chat(&messages),
         })
         .await
     }
@@ -155,8 +170,11 @@ impl Generator {
     /// The text of tokens.
     ///
     /// # Errors
-    /// [`GenerateError::InvalidArgument`] for an id that the tokenizer does not know.
+    /// [`GenerateError::InvalidArgument`] for an id that the tokenizer does not know, and for more than
+    /// [`MAX_DETOKENIZE_TOKENS`]; [`GenerateError::Busy`].
     pub async fn detokenize(&self, tokens: Vec<TokenId>, special: SpecialText) -> Result<String, GenerateError> {
+        let _place = self.shared.place()?;
+        at_most("token_ids", tokens.len(), MAX_DETOKENIZE_TOKENS)?;
         self.on_reader(move |shared| {
             let text = shared.parts.tokenizer.decode(&tokens, special);
             text.map_err(|error| GenerateError::invalid("token_ids", format!("cannot be decoded: {error}")))
@@ -219,8 +237,10 @@ impl Generator {
     async fn read_prompt(&self, input: Input, salt: Salt, max_tokens: u32) -> Result<PrefixKeys, GenerateError> {
         self.on_reader(move |shared| {
             let field = input.field();
-            let tokens = shared.reader().read(input)?;
             let max_model_len = shared.limits.max_model_len;
+            // No text of more bytes fits the context. To encode it just to count its tokens would take seconds.
+            let max_text_bytes = shared.longest_token_bytes.saturating_mul(max_model_len as usize);
+            let tokens = shared.reader(max_text_bytes).read(input)?;
             if tokens.len() >= max_model_len as usize {
                 return Err(GenerateError::ContextTooLong { prompt_tokens: tokens.len(), max_model_len });
             }
@@ -258,8 +278,14 @@ impl Shared {
         }
     }
 
-    fn reader(&self) -> PromptReader<'_> {
-        PromptReader { tokenizer: &self.parts.tokenizer, template: self.parts.template.as_ref() }
+    /// A place among the calls that are served at a time.
+    fn place(&self) -> Result<OwnedSemaphorePermit, GenerateError> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| GenerateError::Busy)
+    }
+
+    fn reader(&self, max_text_bytes: usize) -> PromptReader<'_> {
+        let template = self.parts.template.as_ref();
+        PromptReader { tokenizer: &self.parts.tokenizer, template, max_text_bytes }
     }
 
     /// The prefix cache's salt of a tenant. Collision-free, and unknown to whoever chooses `cache_salt`.
@@ -298,10 +324,5 @@ impl Shared {
             answers.push((handle, sampling));
         }
         Ok(answers)
-    }
-
-    fn stream(&self, answers: Vec<(RequestHandle, Answer)>, num_prompt_tokens: u32, entry: Entry) -> GenerationStream {
-        entry.submitted(answers.iter().map(|(handle, _)| handle.id()).collect(), &self.parts.engine);
-        GenerationStream::new(answers, num_prompt_tokens, entry)
     }
 }

@@ -32,6 +32,8 @@
 //! - The text of an answer's deltas is the text of its tokens, up to what ended it. Tokens after a stop string are
 //!   neither given nor counted.
 //! - The engine never waits for a slow caller.
+//! - At most as many calls are under way as the engine accepts requests, those that wait for their prompt to be tokenized
+//!   and those whose stream nobody reads included. More are [`GenerateError::Busy`].
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -49,7 +51,10 @@ pub use engine::{DrainOutcome, EngineStats, Health, TokenLogprobs};
 pub use error::GenerateError;
 pub use event::{Delta, FinishReason, Finished, GenerationEvent};
 pub use generator::{Generator, GeneratorParts, ModelInfo, TokenizeInput};
-pub use request::{GenerateRequest, Input, MAX_ANSWERS, MAX_CACHE_SALT_BYTES, MAX_REQUEST_ID_BYTES, SamplingOptions};
+pub use request::{
+    GenerateRequest, Input, MAX_ANSWERS, MAX_CACHE_SALT_BYTES, MAX_DETOKENIZE_TOKENS, MAX_REQUEST_ID_BYTES,
+    SamplingOptions,
+};
 pub use resolve::{GenerationDefaults, MAX_LOGIT_BIASES, MAX_STOP_TOKEN_IDS};
 pub use stream::GenerationStream;
 pub use tokenization::{ChatMessage, SpecialText, SpecialTokens};

@@ -11,6 +11,8 @@ use crate::{GenerateError, Input};
 pub(crate) struct PromptReader<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
+    /// Longer texts, those of conversations included, are refused before they are encoded.
+    pub(crate) max_text_bytes: usize,
 }
 
 impl PromptReader<'_> {
@@ -18,21 +20,33 @@ impl PromptReader<'_> {
     pub(crate) fn read(&self, input: Input) -> Result<Vec<TokenId>, GenerateError> {
         let field = input.field();
         let tokens = match input {
-            Input::Text(text) if text.is_empty() => return Err(GenerateError::invalid(field, "is empty")),
-            Input::Text(text) => self.text(&text, SpecialTokens::Add)?,
+            Input::Text(text) if text.is_empty() => {
+                return Err(GenerateError::invalid(field, "is empty; a prompt holds at least one token"));
+            }
+            Input::Text(text) => self.text(field, &text, SpecialTokens::Add)?,
             Input::Chat(messages) => self.chat(&messages)?,
             Input::Tokens(tokens) => tokens,
         };
         if tokens.is_empty() {
-            return Err(GenerateError::invalid(field, "holds no tokens"));
+            return Err(GenerateError::invalid(field, "holds no tokens; a prompt holds at least one"));
         }
         Ok(tokens)
     }
 
     /// The tokens of a text, which may be none.
-    pub(crate) fn text(&self, text: &str, special: SpecialTokens) -> Result<Vec<TokenId>, GenerateError> {
+    pub(crate) fn text(
+        &self,
+        field: &'static str,
+        text: &str,
+        special: SpecialTokens,
+    ) -> Result<Vec<TokenId>, GenerateError> {
+        let (bytes, max_bytes) = (text.len(), self.max_text_bytes);
+        if bytes > max_bytes {
+            let message = format!("has {bytes} bytes; the context has room for at most {max_bytes}");
+            return Err(GenerateError::invalid(field, message));
+        }
         self.tokenizer.encode(text, special).map_err(|error| match error {
-            TokenizerError::TextTooLong { .. } => GenerateError::invalid("text", format!("is too long: {error}")),
+            TokenizerError::TextTooLong { .. } => GenerateError::invalid(field, format!("is too long: {error}")),
             _ => GenerateError::Internal(error.to_string()),
         })
     }
@@ -57,6 +71,6 @@ impl PromptReader<'_> {
             _ => GenerateError::invalid(FIELD, format!("cannot be rendered: {error}")),
         })?;
         // The template writes the model's special tokens itself.
-        self.text(&text, SpecialTokens::Omit)
+        self.text(FIELD, &text, SpecialTokens::Omit)
     }
 }

@@ -33,6 +33,8 @@ pub struct GenerateRequest {
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 /// Most answers to one request.
 pub const MAX_ANSWERS: u32 = 64;
+/// Most token ids that are turned into text in one call, about as many as the longest text that can be tokenized has.
+pub const MAX_DETOKENIZE_TOKENS: usize = 1 << 20;
 /// Longest cache salt, in bytes.
 pub const MAX_CACHE_SALT_BYTES: usize = 256;
 

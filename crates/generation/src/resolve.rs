@@ -156,7 +156,8 @@ fn above_zero(field: &'static str, value: f32, max: f32) -> Result<f32, Generate
     Err(GenerateError::invalid(field, format!("is {value}; it must be in (0, {max}]")))
 }
 
-fn at_most(field: &'static str, num: usize, max: usize) -> Result<(), GenerateError> {
+/// No error for a list of at most `max` entries.
+pub(crate) fn at_most(field: &'static str, num: usize, max: usize) -> Result<(), GenerateError> {
     if num <= max {
         return Ok(());
     }

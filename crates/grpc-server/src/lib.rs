@@ -1,7 +1,7 @@
 //! The gRPC face of Pagewise: maps messages, streams, cancels, and says in status codes who can act.
 //!
 //! [`serve`] puts the `pagewise.v1.Inference` service before a [`Generator`](generation::Generator), with
-//! `grpc.health.v1` and server reflection v1 beside it. What holds:
+//! `grpc.health.v1` and server reflection v1 (and v1alpha) beside it. What holds:
 //!
 //! - A stream that its client drops, or whose connection dies, cancels its request.
 //! - The deadline of a call (`grpc-timeout`) is given to the engine, so the stream ends with the tokens so far, then a

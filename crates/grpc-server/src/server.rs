@@ -132,7 +132,7 @@ pub async fn serve(
     }
 }
 
-/// The three services behind one port.
+/// The services behind one port.
 fn router(generator: &Generator, options: &ServeOptions, closing: watch::Receiver<bool>) -> Result<Router, ServeError> {
     let inference = InferenceService {
         generator: generator.clone(),
@@ -141,17 +141,20 @@ fn router(generator: &Generator, options: &ServeOptions, closing: watch::Receive
         started: Instant::now(),
     };
     let health = HealthService { generator: generator.clone(), closing };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(inference_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(inference_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     Ok(Server::builder()
         .max_concurrent_streams(options.max_concurrent_streams)
         .http2_keepalive_interval(Some(options.keepalive_interval))
         .http2_keepalive_timeout(Some(options.keepalive_timeout))
         .add_service(InferenceServer::new(inference).max_decoding_message_size(options.max_request_bytes))
         .add_service(HealthServer::new(health))
-        .add_service(reflection))
+        .add_service(reflection().build_v1()?)
+        // Many clients, the one for Python among them, still ask under the name of before version 1.
+        .add_service(reflection().build_v1alpha()?))
 }
 
 async fn closed(mut closing: watch::Receiver<bool>) {

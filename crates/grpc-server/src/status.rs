@@ -3,9 +3,13 @@
 use generation::{FinishReason, GenerateError, Health};
 use tonic::Status;
 
+/// Longest message, in bytes. It travels in a header, where clients take a few kilobytes; a template's refusal may quote a
+/// whole prompt.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
 /// The status of a request that was not taken.
 pub(crate) fn of_error(error: &GenerateError) -> Status {
-    let message = error.to_string();
+    let message = bounded(error.to_string());
     match error {
         GenerateError::InvalidArgument { .. } | GenerateError::ContextTooLong { .. } => {
             Status::invalid_argument(message)
@@ -24,9 +28,9 @@ pub(crate) fn of_reason(reason: &FinishReason, health: &Health) -> Option<Status
         FinishReason::Cancelled if *health == Health::Serving => Some(Status::cancelled("the request was aborted")),
         FinishReason::Cancelled => Some(Status::unavailable("the server shut down before the answer was complete")),
         FinishReason::Failed(cause) if matches!(health, Health::Failed(_) | Health::Stopped) => {
-            Some(Status::unavailable(cause))
+            Some(Status::unavailable(bounded(cause.clone())))
         }
-        FinishReason::Failed(cause) => Some(Status::internal(cause)),
+        FinishReason::Failed(cause) => Some(Status::internal(bounded(cause.clone()))),
     }
 }
 
@@ -42,4 +46,13 @@ pub(crate) fn worse(a: Option<FinishReason>, b: FinishReason) -> FinishReason {
         Some(a) if badness(&a) >= badness(&b) => a,
         _ => b,
     }
+}
+
+/// The message, or the beginning of a long one.
+fn bounded(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
 }

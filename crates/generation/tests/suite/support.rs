@@ -19,7 +19,7 @@ pub(crate) const START: TokenId = 99;
 const VOCAB_SIZE: u32 = 100;
 
 const TEMPLATE: &str = "{% for message in messages %}\
-    {% if message.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('no such role') }}{% endif %}\
+    {% if message.role not in ['system', 'user', 'assistant'] %}{{ raise_exception('no such role: ' + message.role) }}{% endif %}\
     <|start|>{{ message.role }}\n{{ message.content }}<|end|>\
     {% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}";
 

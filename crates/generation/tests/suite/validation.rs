@@ -1,6 +1,9 @@
 //! What is refused at the door, and that the message names the parameter, its value and its range.
 
-use generation::{ChatMessage, GenerateError, GenerateRequest, GenerationDefaults, Input, SamplingOptions};
+use generation::{
+    ChatMessage, GenerateError, GenerateRequest, GenerationDefaults, Input, SamplingOptions, SpecialText,
+    SpecialTokens, TokenizeInput,
+};
 
 use crate::support::{Fixture, Setup};
 
@@ -70,7 +73,8 @@ async fn requests() {
         ("request_id", |r| r.request_id = Some("x".repeat(129)), &["129 bytes", "1 to 128"]),
         ("cache_salt", |r| r.cache_salt = Some("x".repeat(257)), &["257", "256"]),
         ("text", |r| r.input = Input::Text(String::new()), &["empty"]),
-        ("text", |r| r.input = Input::Text("x".repeat((4 << 20) + 1)), &["4194305", "4194304"]),
+        // 4,096 tokens, of which the longest, "<|start|>", has 9 bytes.
+        ("text", |r| r.input = Input::Text("x".repeat(9 * 4096 + 1)), &["36865 bytes", "36864"]),
         ("token_ids", |r| r.input = Input::Tokens(vec![]), &["no tokens"]),
         ("token_ids", |r| r.input = Input::Tokens(vec![0, 99, 100]), &["100 at place 2", "[0, 99]"]),
         ("chat", |r| r.input = Input::Chat(vec![]), &["no messages"]),
@@ -80,6 +84,10 @@ async fn requests() {
     for (field, change, words) in cases {
         check(&fixture, change, field, words).await;
     }
+    let long_chat = |request: &mut GenerateRequest| {
+        request.input = Input::Chat(vec![ChatMessage { role: "user".into(), content: "x".repeat(9 * 4096) }]);
+    };
+    check(&fixture, long_chat, "chat", &["bytes", "36864"]).await;
     let without_template = Setup { has_template: false, ..Setup::default() }.build();
     let chat = |request: &mut GenerateRequest| request.input = Input::Chat(vec![message("user")]);
     check(&without_template, chat, "chat", &["chat template"]).await;
@@ -104,6 +112,18 @@ async fn prompts_too_long() {
         assert_eq!(error, expected);
         assert!(error.to_string().contains(&(max_model_len - 1).to_string()), "{error}");
     }
+}
+
+#[tokio::test]
+async fn texts_and_tokens_that_no_request_would_have() {
+    let fixture = Setup::default().build();
+    // What is longer than a context can still be tokenized, within reason.
+    let tokenize = |bytes| fixture.generator.tokenize(TokenizeInput::Text("x".repeat(bytes), SpecialTokens::Add));
+    assert_eq!(tokenize(50_000).await.unwrap().len(), 50_000);
+    let error = tokenize((4 << 20) + 1).await.unwrap_err().to_string();
+    assert!(error.starts_with("text ") && error.contains("4194305") && error.contains("4194304"), "{error}");
+    let error = fixture.generator.detokenize(vec![0; (1 << 20) + 1], SpecialText::Keep).await.unwrap_err().to_string();
+    assert!(error.starts_with("token_ids ") && error.contains("1048577") && error.contains("1048576"), "{error}");
 }
 
 #[test]

@@ -24,14 +24,16 @@ async fn requests_to_generate() {
     served.fixture.pace.hold(); // So that no answer ends before the queue is full.
     let with_input = |input| GenerateRequest { input: Some(input), ..request(4) };
     let with_sampling = |sampling| GenerateRequest { sampling: Some(sampling), ..request(4) };
-    let robot = Chat { messages: vec![ChatMessage { role: "robot".into(), content: "hi".into() }] };
+    let chat_of = |role: &str| Chat { messages: vec![ChatMessage { role: role.into(), content: "hi".into() }] };
     let cases: Vec<(GenerateRequest, Code, &[&str])> = vec![
         (GenerateRequest::default(), Code::InvalidArgument, &["input", "text, chat, token_ids"]),
         (with_input(Input::Text(String::new())), Code::InvalidArgument, &["text", "empty"]),
         (with_input(Input::TokenIds(TokenIds { ids: vec![100] })), Code::InvalidArgument, &["token_ids", "[0, 99]"]),
         (with_input(Input::TokenIds(TokenIds { ids: vec![1; 4096] })), Code::InvalidArgument, &["4096", "4095"]),
         (with_input(Input::Chat(Chat::default())), Code::InvalidArgument, &["chat", "no messages"]),
-        (with_input(Input::Chat(robot)), Code::InvalidArgument, &["chat", "no such role"]),
+        (with_input(Input::Chat(chat_of("robot"))), Code::InvalidArgument, &["chat", "no such role: robot"]),
+        // The refusal quotes it; no client takes a header of that size.
+        (with_input(Input::Chat(chat_of(&"é".repeat(1 << 16)))), Code::InvalidArgument, &["no such role: éé", "é…"]),
         (with_input(Input::Text("x".repeat(9 << 20))), Code::OutOfRange, &["too large"]),
         (
             with_sampling(SamplingParams { top_p: Some(1.5), ..SamplingParams::default() }),
