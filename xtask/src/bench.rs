@@ -1,6 +1,6 @@
 //! Benchmarks: criterion's micro-benchmarks, then a load run through gRPC on the demo model. Knows neither's code.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
@@ -24,14 +24,17 @@ pub(crate) struct Args {
 /// Runs both. The load run's figures go to stdout as one JSON object.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_micro {
-        process::step(process::cargo().args(["bench", "--package", "benches", "--bench", "micro"]))?;
+        let mut micro = process::cargo();
+        // It prints to stdout, where the load run's figures are to be alone.
+        micro.args(["bench", "--package", "benches", "--bench", "micro"]).stdout(std::io::stderr());
+        process::step(&mut micro)?;
     }
     // One at a time: together they would be built with other features than the demo's, all anew.
     for package in ["pagewise", "benches"] {
         process::step(process::cargo().args(["build", "--release", "--package", package]))?;
     }
     let pagewise = process::built_binary("release", "pagewise")?;
-    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]))?;
+    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]).stdout(Stdio::null()))?;
     let server = Server::start(&pagewise, &["--model", DEMO_MODEL])?;
     let (requests, concurrency) = (args.num_requests.to_string(), args.max_concurrency.to_string());
     let mut load = Command::new(process::built_binary("release", "load")?);
