@@ -34,7 +34,8 @@ pub mod generate_request {
     /// The prompt. Required. It must hold at least one token and at most max_model_len - 1.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Input {
-        /// Text to continue, as it is but for the beginning-of-sequence token where the model wants one. Not empty.
+        /// Text to continue, as it is but for the beginning-of-sequence token where the model wants one. Not empty. A text of
+        /// more bytes than max_model_len of the longest tokens have is refused without being tokenized.
         #[prost(string, tag = "2")]
         Text(::prost::alloc::string::String),
         /// A conversation to answer, put into the model's chat template.
@@ -100,13 +101,15 @@ pub struct SamplingParams {
     /// The same seed, prompt and parameters give the same tokens. Default: drawn at random. Any value.
     #[prost(uint64, optional, tag = "9")]
     pub seed: ::core::option::Option<u64>,
-    /// Most tokens to generate for each answer; cut to what the context has room for. In tokens. Default: GetModelInfo.defaults. At least 1.
+    /// Most tokens to generate for each answer; cut to what the context has room for. In tokens. Default: the model's, else
+    /// 1,024. At least 1.
     #[prost(uint32, optional, tag = "10")]
     pub max_tokens: ::core::option::Option<u32>,
     /// Stop tokens and stop strings count only after this many tokens. In tokens. Default 0. \[0, max_tokens\].
     #[prost(uint32, optional, tag = "11")]
     pub min_tokens: ::core::option::Option<u32>,
-    /// Generation ends with any of these tokens, besides the model's end-of-sequence tokens. Default: none. At most 128, each in \[0, vocab_size).
+    /// Generation ends with any of these tokens, besides the model's end-of-sequence tokens. Default: none. At most 128, each
+    /// in \[0, vocab_size).
     #[prost(uint32, repeated, tag = "12")]
     pub stop_token_ids: ::prost::alloc::vec::Vec<u32>,
     /// Whether generation goes on past the model's end-of-sequence tokens. Default false.
@@ -158,12 +161,13 @@ pub struct Delta {
     /// Which answer. \[0, n).
     #[prost(uint32, tag = "1")]
     pub index: u32,
-    /// Text that these tokens, and those held back before, made certain. May be empty: a token may end inside a character or
+    /// Text that these tokens, and those held back before, made certain. Goes on where a text or token prompt ends, with the
+    /// space in between if there is one. May be empty: a token may end inside a character or
     /// inside what could become a stop string.
     #[prost(string, tag = "2")]
     pub text: ::prost::alloc::string::String,
-    /// The new tokens, in order: usually one, more when the client or the network is slower than the model. A stop token is
-    /// included.
+    /// The new tokens, in order: usually one, up to 256 when the client or the network is slower than the model. A stop token
+    /// is included.
     #[prost(uint32, repeated, tag = "3")]
     pub token_ids: ::prost::alloc::vec::Vec<u32>,
     /// One entry for each of token_ids if `logprobs` was asked for, else empty.
@@ -267,7 +271,7 @@ pub mod tokenize_request {
     /// What to tokenize. Required.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Input {
-        /// Text. May be empty.
+        /// Text. May be empty. At most 4,194,304 bytes.
         #[prost(string, tag = "1")]
         Text(::prost::alloc::string::String),
         /// A conversation, put into the model's chat template. At least 1 message.
@@ -285,7 +289,7 @@ pub struct TokenizeResponse {
 /// What to turn into text.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DetokenizeRequest {
-    /// Token ids. May be empty. Each in the tokenizer's vocabulary.
+    /// Token ids. May be empty. At most 1,048,576, each in the tokenizer's vocabulary.
     #[prost(uint32, repeated, tag = "1")]
     pub token_ids: ::prost::alloc::vec::Vec<u32>,
     /// Whether special tokens are left out of the text. Default false.
@@ -484,7 +488,7 @@ pub mod inference_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Generation of text by one language model.
+    /// Generation of text by one language model. A request message may have 8 MiB; a larger one is OUT_OF_RANGE.
     #[derive(Debug, Clone)]
     pub struct InferenceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -825,7 +829,7 @@ pub mod inference_server {
             tonic::Status,
         >;
     }
-    /// Generation of text by one language model.
+    /// Generation of text by one language model. A request message may have 8 MiB; a larger one is OUT_OF_RANGE.
     #[derive(Debug)]
     pub struct InferenceServer<T> {
         inner: Arc<T>,
