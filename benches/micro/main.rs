@@ -24,7 +24,7 @@ fn kv_cache(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(u64::from(keys.num_blocks())));
     group.bench_function("hash 1,024 tokens", |bencher| bencher.iter(|| prompt(black_box(1024))));
     for (name, prefix_caching) in [("hit", PrefixCaching::On), ("miss", PrefixCaching::Off)] {
-        let config = KvCacheConfig { num_blocks: 4096, block_size: BLOCK_SIZE, prefix_caching };
+        let config = KvCacheConfig { prefix_caching, ..KvCacheConfig::new(4096, BLOCK_SIZE) };
         let mut cache = KvCache::new(config).expect("a valid configuration");
         let mut step = 0;
         group.bench_function(format!("admit, grow, promise, release 1,024 tokens: {name}"), |bencher| {

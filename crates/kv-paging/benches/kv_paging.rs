@@ -9,15 +9,14 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use kv_paging::{Admission, KvCache, KvCacheConfig, PrefixCaching, PrefixKeys, Salt, StepId, StepOutcome, TokenId};
+use kv_paging::{Admission, KvCache, KvCacheConfig, PrefixKeys, Salt, StepId, StepOutcome, TokenId};
 
 const BLOCK_SIZE: u32 = 16;
 const PROMPT_TOKENS: u32 = 4096;
 const NUM_BLOCKS: u32 = 16 * 1024;
 
 fn cache() -> KvCache {
-    let config = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, prefix_caching: PrefixCaching::On };
-    KvCache::new(config).expect("the configuration is sound")
+    KvCache::new(KvCacheConfig::new(NUM_BLOCKS, BLOCK_SIZE)).expect("the configuration is sound")
 }
 
 /// Keys of a prompt that differs from all others from its first token on.

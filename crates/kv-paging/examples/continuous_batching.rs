@@ -9,9 +9,7 @@
 
 use std::collections::VecDeque;
 
-use kv_paging::{
-    BlockTable, KvCache, KvCacheConfig, PrefixCaching, PrefixKeys, Salt, StepId, StepOutcome, TokenId, Usage,
-};
+use kv_paging::{BlockTable, KvCache, KvCacheConfig, PrefixKeys, Salt, StepId, StepOutcome, TokenId, Usage};
 
 const BLOCK_SIZE: u32 = 4;
 const NUM_BLOCKS: u32 = 24;
@@ -138,9 +136,8 @@ impl Server {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let config = KvCacheConfig { num_blocks: NUM_BLOCKS, block_size: BLOCK_SIZE, prefix_caching: PrefixCaching::On };
     let mut server = Server {
-        cache: KvCache::new(config)?,
+        cache: KvCache::new(KvCacheConfig::new(NUM_BLOCKS, BLOCK_SIZE))?,
         device: Device { slots: vec![0; (NUM_BLOCKS * BLOCK_SIZE) as usize] },
         waiting: VecDeque::new(),
         running: Vec::new(),

@@ -21,6 +21,13 @@ pub struct KvCacheConfig {
 }
 
 impl KvCacheConfig {
+    /// A pool of this shape with everything else as by default. Fields to come have defaults too, so start from here:
+    /// `KvCacheConfig { prefix_caching: PrefixCaching::Off, ..KvCacheConfig::new(64, 16) }`.
+    #[must_use]
+    pub const fn new(num_blocks: u32, block_size: u32) -> Self {
+        Self { num_blocks, block_size, prefix_caching: PrefixCaching::On }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.num_blocks == 0 || self.num_blocks > MAX_BLOCKS {
             return Err(ConfigError::NumBlocks(self.num_blocks));

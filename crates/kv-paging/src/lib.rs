@@ -7,7 +7,7 @@
 //! ```
 //! use kv_paging::*;
 //!
-//! let mut cache = KvCache::new(KvCacheConfig { num_blocks: 8, block_size: 4, prefix_caching: PrefixCaching::On })?;
+//! let mut cache = KvCache::new(KvCacheConfig::new(8, 4))?;
 //! let prompt = [11, 12, 13, 14, 15, 16];
 //! let mut keys = PrefixKeys::new(&Salt::default(), 4);
 //! keys.extend(&prompt);

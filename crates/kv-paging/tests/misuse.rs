@@ -3,11 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kv_paging::{
-    BlockTable, CacheEvent, ConfigError, KvCache, KvCacheConfig, MAX_BLOCKS, PrefixCaching, PrefixKeys, Salt, StepId,
-    StepOutcome,
+    BlockTable, CacheEvent, ConfigError, KvCache, KvCacheConfig, MAX_BLOCKS, PrefixKeys, Salt, StepId, StepOutcome,
 };
 
-const CONFIG: KvCacheConfig = KvCacheConfig { num_blocks: 8, block_size: 2, prefix_caching: PrefixCaching::On };
+const CONFIG: KvCacheConfig = KvCacheConfig::new(8, 2);
 
 /// A cache with a published block, held by a table of three tokens. Steps 0 to 4 are retired.
 fn cache_with_table() -> (KvCache, BlockTable, PrefixKeys) {

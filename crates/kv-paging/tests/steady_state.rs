@@ -4,9 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use kv_paging::{
-    Admission, BlockTable, KvCache, KvCacheConfig, PrefixCaching, PrefixKeys, Salt, StepId, StepOutcome, TokenId,
-};
+use kv_paging::{Admission, BlockTable, KvCache, KvCacheConfig, PrefixKeys, Salt, StepId, StepOutcome, TokenId};
 
 struct CountingAllocator;
 
@@ -52,7 +50,7 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let num_blocks = NUM_SEQUENCES as u32 * (PROMPT_TOKENS + OUTPUT_TOKENS).div_ceil(BLOCK_SIZE);
-        let config = KvCacheConfig { num_blocks, block_size: BLOCK_SIZE, prefix_caching: PrefixCaching::On };
+        let config = KvCacheConfig::new(num_blocks, BLOCK_SIZE);
         let mut cache = KvCache::new(config).expect("the configuration is sound");
         cache.record_events(10_000);
         // Half of each prompt is common to all, and the two prompts of each pair are equal.

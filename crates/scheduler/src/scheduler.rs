@@ -58,9 +58,8 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let kv = KvCache::new(KvCacheConfig {
-            num_blocks: config.num_blocks,
-            block_size: config.block_size,
             prefix_caching: config.prefix_caching,
+            ..KvCacheConfig::new(config.num_blocks, config.block_size)
         })
         .map_err(ConfigError::KvCache)?;
         Ok(Self {

@@ -108,7 +108,8 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
-        let mut cache = KvCache::new(KvCacheConfig { num_blocks, block_size, prefix_caching }).unwrap();
+        let mut cache =
+            KvCache::new(KvCacheConfig { prefix_caching, ..KvCacheConfig::new(num_blocks, block_size) }).unwrap();
         cache.record_events(1000);
         let empty = || Block {
             content: Content::Private,
