@@ -423,6 +423,25 @@ mod tests {
         assert!(num_commands >= 10, "only {num_commands} commands found");
     }
 
+    /// The table of docs/operations.md has a row for every flag of `serve`, and in it the default that the parser has.
+    #[test]
+    fn the_papers_know_flags_and_defaults() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+        let paper = std::fs::read_to_string(path).expect("read");
+        let root = Cli::command();
+        let serve = root.find_subcommand("serve").expect("there is a serve command");
+        let is_told = |flag: &str| !matches!(flag, "model" | "config" | "enable-prefix-caching" | "help");
+        for argument in serve.get_arguments().filter(|argument| argument.get_long().is_some_and(is_told)) {
+            let flag = format!("`--{}`", argument.get_long().expect("filtered"));
+            let row = paper.lines().find(|line| line.starts_with('|') && line.contains(&flag));
+            let row = row.unwrap_or_else(|| panic!("no row for {flag}"));
+            for default in argument.get_default_values().iter().filter(|default| *default != "false") {
+                let default = default.to_string_lossy();
+                assert!(row.split([' ', '`', ',', ':', '|']).any(|word| word == default), "{row}: no {default}");
+            }
+        }
+    }
+
     /// Splits as a shell does, as far as papers need it: spaces, and double quotes.
     fn words(line: &str) -> Vec<String> {
         let mut words = Vec::new();

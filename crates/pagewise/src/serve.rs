@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use generation::{Generator, Health};
 use grpc_server::ServeOptions;
 use tokio::net::TcpListener;
@@ -15,7 +15,8 @@ use crate::{output, wiring};
 /// How often a lost device is looked for. Clients learn of it at once, by their streams.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 
-/// Runs the command, until an interrupt or the loss of the device. A second interrupt does not wait for the drain.
+/// Runs the command, until an interrupt or the loss of the device. A second interrupt cuts the drain
+/// short.
 pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
     // Before the model: a port in use is found at once, and clients that come early wait.
     let listener = listen(&args.host, args.port).await?;
@@ -46,15 +47,17 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
             }
         }
     };
-    let interrupted_twice = async {
+    let hurry = async {
         interrupts.next().await;
-        output::note("draining; another interrupt ends at once");
+        output::note("draining; another interrupt cancels what still runs");
         let _ = drain.send(());
         interrupts.next().await;
+        let _ = generator.drain(Duration::ZERO).await;
+        std::future::pending().await
     };
     tokio::select! {
-        result = grpc_server::serve(listener, generator, options, shutdown) => Ok(result?),
-        () = interrupted_twice => bail!("interrupted while draining: running requests were given up"),
+        result = grpc_server::serve(listener, generator.clone(), options, shutdown) => Ok(result?),
+        never = hurry => match never {},
     }
 }
 

@@ -157,7 +157,7 @@ async fn stream(mut answer: Answer, asked: Instant) -> Result<Streamed> {
             }
             Piece::Failed(cause) => {
                 output::print_line("")?;
-                bail!("the answer failed: {cause}");
+                bail!("the answer is not complete: {cause}");
             }
         }
     }

@@ -38,7 +38,7 @@ pub(crate) enum Piece {
     Text(String, usize),
     /// The end.
     End(End),
-    /// The end of an answer that failed, and why.
+    /// The end of an answer that is not complete, and why.
     Failed(String),
 }
 
@@ -59,6 +59,9 @@ pub(crate) struct EngineFigures {
     pub(crate) num_blocks: u32,
     pub(crate) memory: Vec<(String, u64)>,
 }
+
+const CANCELLED: &str = "it was cancelled";
+const DEADLINE: &str = "its time was up";
 
 impl Target {
     /// Connects, or loads the model here.
@@ -147,8 +150,8 @@ fn piece_here(event: GenerationEvent) -> Option<Piece> {
         FinishReason::StopString(text) => format!("stop string {text:?}"),
         FinishReason::StopToken(token) => format!("stop token {token}"),
         FinishReason::Length => "length".to_string(),
-        FinishReason::Cancelled => "cancelled".to_string(),
-        FinishReason::Deadline => "deadline".to_string(),
+        FinishReason::Cancelled => return Some(Piece::Failed(CANCELLED.to_string())),
+        FinishReason::Deadline => return Some(Piece::Failed(DEADLINE.to_string())),
         FinishReason::Failed(cause) => return Some(Piece::Failed(cause)),
     };
     let Usage { prompt_tokens, cached_tokens, output_tokens, .. } = finished.usage;
@@ -166,8 +169,8 @@ fn piece_of_server(response: v1::GenerateResponse) -> Result<Option<Piece>> {
                 (_, Some(MatchedStop::Stop(text))) => format!("stop string {text:?}"),
                 (_, Some(MatchedStop::StopTokenId(token))) => format!("stop token {token}"),
                 (v1::FinishReason::Length, None) => "length".to_string(),
-                (v1::FinishReason::Cancelled, None) => "cancelled".to_string(),
-                (v1::FinishReason::Deadline, None) => "deadline".to_string(),
+                (v1::FinishReason::Cancelled, None) => return Ok(Some(Piece::Failed(CANCELLED.to_string()))),
+                (v1::FinishReason::Deadline, None) => return Ok(Some(Piece::Failed(DEADLINE.to_string()))),
                 (v1::FinishReason::Error, None) => return Ok(Some(Piece::Failed(finished.error))),
                 (v1::FinishReason::Stop | v1::FinishReason::Unspecified, None) => "stop".to_string(),
             };
@@ -187,9 +190,16 @@ async fn connect(url: &str) -> Result<InferenceClient<Channel>> {
     Ok(InferenceClient::new(channel))
 }
 
-/// A refusal in the server's own words.
+/// A refusal in the server's own words, with the code as the protocol writes it: `INVALID_ARGUMENT`.
 fn explain(status: &tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("the server says {}: {}", format!("{:?}", status.code()).to_uppercase(), status.message())
+    let mut code = String::new();
+    for letter in format!("{:?}", status.code()).chars() {
+        if letter.is_uppercase() && !code.is_empty() {
+            code.push('_');
+        }
+        code.push(letter.to_ascii_uppercase());
+    }
+    anyhow::anyhow!("the server says {code}: {}", status.message())
 }
 
 fn options(sampling: &SamplingArgs, seed: Option<u64>) -> SamplingOptions {

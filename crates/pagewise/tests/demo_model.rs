@@ -95,7 +95,7 @@ fn server_and_process_give_the_same_answers() {
     assert!(text.starts_with(" Paris"), "{text}");
     let refused = pagewise(&[&prompt[..], &["--top-p", "2"], &there].concat());
     let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && stderr.contains("top_p"), "{stderr}");
+    assert!(refused.status.code() == Some(1) && stderr.contains("INVALID_ARGUMENT: top_p is 2"), "{stderr}");
 
     assert_eq!(server.terminate(), Some(0));
 }

@@ -3,7 +3,7 @@
 use generation::{FinishReason, GenerateRequest, Input, SamplingOptions, SpecialText, SpecialTokens, TokenizeInput};
 use serving_types::{SamplingParams, TokenId};
 
-use crate::support::{END, Fixture, START, Setup, greedy};
+use crate::support::{END, Fixture, SPACE, START, Setup, greedy};
 use crate::transcript::{Answer, Transcript};
 
 /// A prompt that no other number gives.
@@ -51,6 +51,24 @@ async fn text_is_that_of_the_tokens() {
         let finished = answer.finished.unwrap();
         assert_eq!(finished.reason, FinishReason::Length);
         assert_eq!((finished.usage.prompt_tokens, finished.usage.output_tokens), (9, 60));
+    }
+}
+
+#[tokio::test]
+async fn completions_keep_the_space_that_answers_in_a_chat_lose() {
+    let fixture = Setup { has_space_marks: true, ..Setup::default() }.build();
+    let begins_with_space = |prompt: &[TokenId]| fixture.expected_tokens(prompt, &greedy(1)) == [SPACE];
+    let prompt = (0..).map(prompt).find(|prompt| begins_with_space(prompt)).unwrap();
+    assert_eq!(answer(&fixture, request(&prompt, exactly(1))).await.delta.text, " ");
+
+    for len in 0.. {
+        let chat = || vec![generation::ChatMessage { role: "user".into(), content: "x".repeat(len) }];
+        if begins_with_space(&fixture.generator.tokenize(TokenizeInput::Chat(chat())).await.unwrap()) {
+            let request = GenerateRequest { sampling: exactly(1), ..GenerateRequest::new(Input::Chat(chat())) };
+            let answer = answer(&fixture, request).await;
+            assert_eq!((answer.delta.token_ids.as_slice(), answer.delta.text.as_str()), (&[SPACE][..], ""));
+            break;
+        }
     }
 }
 

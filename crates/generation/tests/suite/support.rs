@@ -16,6 +16,8 @@ use tokenization::{ChatTemplate, SpecialText, Tokenizer};
 pub(crate) const END: TokenId = 98;
 /// Begins a turn of a conversation.
 pub(crate) const START: TokenId = 99;
+/// A space.
+pub(crate) const SPACE: TokenId = 94;
 const VOCAB_SIZE: u32 = 100;
 
 const TEMPLATE: &str = "{% for message in messages %}\
@@ -29,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) faults: Faults,
     pub(crate) max_requests: usize,
     pub(crate) has_template: bool,
+    /// Whether the vocabulary writes spaces as SentencePiece does, whose texts lose the first one.
+    pub(crate) has_space_marks: bool,
 }
 
 impl Default for Setup {
@@ -43,7 +47,7 @@ impl Default for Setup {
             max_top_logprobs: 5,
             max_steps_in_flight: 1,
         };
-        Self { limits, faults: Faults::default(), max_requests: 256, has_template: true }
+        Self { limits, faults: Faults::default(), max_requests: 256, has_template: true, has_space_marks: false }
     }
 }
 
@@ -63,7 +67,7 @@ impl Setup {
         let executor = Box::new(PacedExecutor { inner, pace: Arc::clone(&pace) });
         let config = EngineConfig { max_requests: self.max_requests, ..EngineConfig::default() };
         let engine = Engine::spawn(EngineCore::new(executor, config).unwrap());
-        let tokenizer = Arc::new(tokenizer());
+        let tokenizer = Arc::new(tokenizer(if self.has_space_marks { METASPACE } else { BYTE_LEVEL }));
         let generator = Generator::new(GeneratorParts {
             engine,
             tokenizer: Arc::clone(&tokenizer),
@@ -171,12 +175,20 @@ impl Executor for PacedExecutor {
     }
 }
 
+/// How a tokenizer.json splits a text and puts it together again.
+const BYTE_LEVEL: &str =
+    r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}"#;
+const METASPACE: &str = r#"{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false}"#;
+
 /// Tokens 0 to 95: the visible ASCII characters, the space and the line feed. 96 and 97: the two bytes of "é", alone they
 /// are no text. Then the special tokens.
-fn tokenizer() -> Tokenizer {
+fn tokenizer(words: &str) -> Tokenizer {
     let mut pieces: Vec<String> = ('!'..='~').map(String::from).collect();
     // How byte-level vocabularies write the space, the line feed, and the bytes C3 and A9.
     pieces.extend(["Ġ", "Ċ", "Ã", "©"].map(String::from));
+    if words == METASPACE {
+        pieces[SPACE as usize] = "▁".into();
+    }
     let vocab: Vec<String> = pieces.iter().enumerate().map(|(id, piece)| format!("{piece:?}: {id}")).collect();
     let special = |id, content| {
         format!(
@@ -184,10 +196,9 @@ fn tokenizer() -> Tokenizer {
             "rstrip": false, "normalized": false}}"#
         )
     };
-    let byte_level = r#"{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}"#;
     let json = format!(
         r#"{{"version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [{}, {}], "pre_tokenizer": {byte_level}, "decoder": {byte_level},
+        "added_tokens": [{}, {}], "pre_tokenizer": {words}, "decoder": {words},
         "model": {{"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": {{{}}}, "merges": []}}}}"#,
         special(END, "<|end|>"),

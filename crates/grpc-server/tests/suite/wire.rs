@@ -163,4 +163,12 @@ async fn reflection_lists_and_describes_the_services() {
     let Some(MessageResponse::FileDescriptorResponse(files)) = described else { panic!("{described:?}") };
     let field = b"include_stop_str_in_output";
     assert!(files.file_descriptor_proto[0].windows(field.len()).any(|window| window == field));
+
+    use tonic_reflection::pb::v1alpha;
+    let list = v1alpha::server_reflection_request::MessageRequest::ListServices(String::new());
+    let request = v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+    let mut older = v1alpha::server_reflection_client::ServerReflectionClient::new(served.channel.clone());
+    let mut responses = older.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
+    let listed = responses.next().await.unwrap().unwrap().message_response;
+    assert!(format!("{listed:?}").contains("\"pagewise.v1.Inference\""), "{listed:?}");
 }

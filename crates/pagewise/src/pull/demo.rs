@@ -129,7 +129,9 @@ fn explain(errors: &str) -> String {
     } else {
         ""
     };
-    let line = errors.lines().rfind(|line| line.to_ascii_uppercase().starts_with("ERROR"));
+    // What pip did not expect comes as a traceback under a heading, with what happened at its end.
+    let is_error = |line: &str| line.to_ascii_uppercase().starts_with("ERROR") && line.trim() != "ERROR: Exception:";
+    let line = errors.lines().rfind(|line| is_error(line));
     let line = line.or_else(|| errors.lines().rfind(|line| !line.trim().is_empty())).unwrap_or("it said nothing");
     format!("{}{hint}", line.trim())
 }
@@ -236,6 +238,12 @@ mod tests {
             Err("package==1: ERROR: No matching distribution found"),
         );
         check(&fails("ERROR: [Errno 28] No space left on device"), member, "", Err("device; the disk is full"));
+        check(
+            "echo 'ERROR: Exception:' >&2; echo 'OSError: [Errno 28] No space left on device' >&2; exit 2",
+            member,
+            "",
+            Err("package==1: OSError: [Errno 28] No space left on device; the disk is full"),
+        );
         for words in ["Failed to establish a new connection", "Failed to resolve 'pypi.org'", "Read timed out."] {
             check(&fails(&format!("ERROR: {words}")), member, "", Err("is the network reachable?"));
         }
