@@ -228,7 +228,7 @@ impl KvCache {
     /// Blocks that [`grow`](Self::grow) can take now: the free and the cached ones.
     #[must_use]
     pub fn num_free(&self) -> u32 {
-        self.pool.free.len() + self.pool.cached.len()
+        self.pool.free.len() as u32 + self.pool.cached.len()
     }
 
     /// Where the blocks are.
@@ -236,7 +236,7 @@ impl KvCache {
     pub fn usage(&self) -> Usage {
         let num_slots = self.num_table_blocks * u64::from(self.config.block_size);
         Usage {
-            free: self.pool.free.len(),
+            free: self.pool.free.len() as u32,
             cached: self.pool.cached.len(),
             active: self.pool.num_active,
             in_transit: self.pool.in_transit.len(),
@@ -353,14 +353,15 @@ impl KvCache {
     /// A block for a new owner. The caller has checked that there is one.
     fn take(&mut self) -> BlockId {
         self.stats.num_taken_blocks += 1;
-        if self.pool.free.len() == 0 {
-            let oldest = self.pool.cached.front().expect("a block is free or cached");
-            self.stats.num_evicted_blocks += 1;
-            self.discard_cached(oldest);
+        if let Some(block) = self.pool.take_free() {
+            return block;
         }
-        let block = self.pool.free.front().expect("a block is free");
-        self.pool.acquire(block);
-        block
+        let oldest = self.pool.cached.front().expect("a block is free or cached");
+        self.stats.num_evicted_blocks += 1;
+        self.pool.remove_cached(oldest);
+        self.detach(oldest);
+        self.pool.take_removed(oldest);
+        oldest
     }
 
     /// A table drops a block that is busy until `busy_end`. Tables drop from their end, and `busy_end` grows on the way: a
@@ -414,18 +415,18 @@ impl fmt::Debug for KvCache {
 struct Prefix<'a> {
     keys: &'a PrefixKeys,
     depth: usize,
-    parent: Parent,
+    parent: Parent<'a>,
 }
 
 impl<'a> Prefix<'a> {
     /// At the root of the sequence's tenant.
     fn new(keys: &'a PrefixKeys) -> Self {
-        Self { keys, depth: 0, parent: Parent::Salt(*keys.salt()) }
+        Self { keys, depth: 0, parent: Parent::Salt(keys.salt()) }
     }
 
     /// Steps to the next node, if it is there and holds `tokens`.
     fn descend(&mut self, index: &PrefixIndex, tokens: &[TokenId]) -> Option<NodeId> {
-        let node = index.find(&self.parent, self.keys.block_keys()[self.depth], tokens)?;
+        let node = index.find(self.parent, self.keys.block_keys()[self.depth], tokens)?;
         self.depth += 1;
         self.parent = Parent::Node(node);
         Some(node)

@@ -63,6 +63,10 @@ impl EventLog {
         }
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.max_events > 0
+    }
+
     pub(crate) fn stored(&mut self, key: BlockKey, parent: Option<BlockKey>, tokens: &[TokenId]) {
         if self.push(Record::Stored { key, parent }) {
             self.tokens.extend_from_slice(tokens);

@@ -5,34 +5,45 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::num::NonZeroU32;
 
 use crate::keys::BlockKey;
 use crate::list::{BlockList, Links};
 use crate::{BlockId, Salt, TokenId};
 
 /// A node of the tree.
+///
+/// One more than its place in the arrays, so that an optional id takes no more room than an id.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NodeId(u32);
+pub(crate) struct NodeId(NonZeroU32);
 
 impl NodeId {
+    fn from_index(index: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(index))
+    }
+
     fn at(self) -> usize {
-        self.0 as usize
+        (self.0.get() - 1) as usize
     }
 }
 
 /// What comes before a node's tokens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Parent {
+pub(crate) enum Parent<'a> {
     /// Nothing: this is the first block of a sequence of the tenant with this salt.
-    Salt(Salt),
+    Salt(&'a Salt),
     /// The contents of that node, and all before it.
     Node(NodeId),
 }
 
+/// A content. Less than a cache line; its tokens and, if it has no parent, its salt are in arrays of their own.
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) key: BlockKey,
-    pub(crate) parent: Parent,
-    /// Blocks that hold this content, published ones first, then promised ones in the order of their steps. Never empty.
+    /// The node before; none for the first block of a sequence.
+    pub(crate) parent: Option<NodeId>,
+    /// Blocks that hold this content, published ones first, then promised ones in the order of their steps. Empty only
+    /// while the node is not in use.
     pub(crate) blocks: BlockList,
     pub(crate) num_published: u32,
     /// Nodes whose parent this is.
@@ -43,14 +54,27 @@ pub(crate) struct Node {
     pub(crate) hit_by_failure: bool,
 }
 
+const UNUSED: Node = Node {
+    key: BlockKey::ZERO,
+    parent: None,
+    blocks: BlockList::EMPTY,
+    num_published: 0,
+    num_children: 0,
+    announced: false,
+    hit_by_failure: false,
+};
+
 /// A place of the hash table.
 #[derive(Clone, Copy)]
 struct Slot {
     hash: u32,
-    node: u32,
+    node: Option<NodeId>,
 }
 
-const VACANT: u32 = u32::MAX;
+const VACANT: Slot = Slot { hash: 0, node: None };
+
+/// The place of the hash table where a look-up ended without a node; one inserted there will be found.
+pub(crate) struct Vacancy(usize);
 
 /// How a block left its node.
 pub(crate) enum Detached {
@@ -64,10 +88,12 @@ pub(crate) struct PrefixIndex {
     block_size: usize,
     /// Open addressing with linear probing and backward-shift deletion; a power of two, at most half full.
     slots: Vec<Slot>,
-    /// As many as blocks: each node has at least one.
-    nodes: Vec<Option<Node>>,
+    /// As many as blocks: each node in use has at least one.
+    nodes: Vec<Node>,
     /// Node `n` has the tokens at `n * block_size`.
     tokens: Vec<TokenId>,
+    /// Salts of the nodes without a parent; of others, nothing.
+    salts: Vec<Salt>,
     /// Unused nodes.
     vacant: Vec<NodeId>,
     /// Links of the nodes' block lists.
@@ -79,112 +105,116 @@ pub(crate) struct PrefixIndex {
 impl PrefixIndex {
     /// An index for up to `num_blocks` blocks; zero if nothing will ever be indexed.
     pub(crate) fn new(num_blocks: u32, block_size: u32) -> Self {
-        let num_slots = (num_blocks as usize * 2).next_power_of_two();
+        let num_slots = (num_blocks as usize * 4).next_power_of_two();
         Self {
             block_size: block_size as usize,
-            slots: vec![Slot { hash: 0, node: VACANT }; num_slots],
-            nodes: (0..num_blocks).map(|_| None).collect(),
+            slots: vec![VACANT; num_slots],
+            nodes: vec![UNUSED; num_blocks as usize],
             tokens: vec![0; num_blocks as usize * block_size as usize],
-            vacant: (0..num_blocks).rev().map(NodeId).collect(),
+            salts: vec![Salt::default(); num_blocks as usize],
+            vacant: (0..num_blocks).rev().map(NodeId::from_index).collect(),
             links: Links::new(num_blocks),
             num_duplicates: 0,
         }
     }
 
-    /// The node of `tokens` after `parent`. The key says where to look; parent and tokens decide.
+    /// The node of `tokens` after `parent`.
+    pub(crate) fn find(&self, parent: Parent<'_>, key: BlockKey, tokens: &[TokenId]) -> Option<NodeId> {
+        self.look_up(parent, key, tokens).ok()
+    }
+
+    /// The node of `tokens` after `parent`, or where it would be. The key says where to look; parent and tokens decide.
     #[inline]
-    pub(crate) fn find(&self, parent: &Parent, key: BlockKey, tokens: &[TokenId]) -> Option<NodeId> {
+    pub(crate) fn look_up(&self, parent: Parent<'_>, key: BlockKey, tokens: &[TokenId]) -> Result<NodeId, Vacancy> {
         let hash = key.low_bits();
         let mut at = self.home(hash);
         loop {
             let slot = self.slots[at];
-            if slot.node == VACANT {
-                return None;
-            }
-            let node = NodeId(slot.node);
-            if slot.hash == hash && self.node(node).parent == *parent && self.tokens(node) == tokens {
-                return Some(node);
+            let Some(node) = slot.node else { return Err(Vacancy(at)) };
+            if slot.hash == hash && self.is_after(node, parent) && self.tokens(node) == tokens {
+                return Ok(node);
             }
             at = self.after(at);
         }
     }
 
-    /// Makes the node of `tokens` after `parent`, which is not there yet, with its first block.
-    pub(crate) fn insert(&mut self, parent: Parent, key: BlockKey, tokens: &[TokenId], block: BlockId) -> NodeId {
+    /// Makes the node of `tokens` after `parent`, whose look-up just ended in `vacancy`, with its first block.
+    pub(crate) fn insert(
+        &mut self,
+        Vacancy(at): Vacancy,
+        parent: Parent<'_>,
+        key: BlockKey,
+        tokens: &[TokenId],
+        block: BlockId,
+    ) -> NodeId {
         let id = self.vacant.pop().expect("there are as many nodes as blocks");
-        let mut blocks = BlockList::EMPTY;
-        blocks.push_back(&mut self.links, block);
-        self.nodes[id.at()] = Some(Node {
-            key,
-            parent,
-            blocks,
-            num_published: 0,
-            num_children: 0,
-            announced: false,
-            hit_by_failure: false,
-        });
+        let node = &mut self.nodes[id.at()];
+        node.key = key;
+        node.blocks.push_back(&mut self.links, block);
         self.tokens[id.at() * self.block_size..][..self.block_size].copy_from_slice(tokens);
-        if let Parent::Node(parent) = parent {
-            self.node_mut(parent).num_children += 1;
+        match parent {
+            Parent::Salt(salt) => self.salts[id.at()] = *salt,
+            Parent::Node(parent) => {
+                node.parent = Some(parent);
+                self.node_mut(parent).num_children += 1;
+            }
         }
-        let hash = key.low_bits();
-        let mut at = self.home(hash);
-        while self.slots[at].node != VACANT {
-            at = self.after(at);
-        }
-        self.slots[at] = Slot { hash, node: id.0 };
+        self.slots[at] = Slot { hash: key.low_bits(), node: Some(id) };
         id
     }
 
     /// One more, promised, block holds the node's content.
     pub(crate) fn attach(&mut self, node: NodeId, block: BlockId) {
         self.num_duplicates += 1;
-        let node = self.nodes[node.at()].as_mut().expect("a node in use");
-        node.blocks.push_back(&mut self.links, block);
+        self.nodes[node.at()].blocks.push_back(&mut self.links, block);
     }
 
     /// A promised block of the node is published and goes before those that are not.
     pub(crate) fn publish(&mut self, node: NodeId, block: BlockId) {
-        let node = self.nodes[node.at()].as_mut().expect("a node in use");
+        let node = &mut self.nodes[node.at()];
         node.num_published += 1;
-        node.blocks.remove(&mut self.links, block);
-        node.blocks.push_front(&mut self.links, block);
+        if node.blocks.front() != Some(block) {
+            node.blocks.remove(&mut self.links, block);
+            node.blocks.push_front(&mut self.links, block);
+        }
     }
 
     /// A block of the node, published or not, no longer holds its content.
     pub(crate) fn detach(&mut self, id: NodeId, block: BlockId, was_published: bool) -> Detached {
-        let node = self.nodes[id.at()].as_mut().expect("a node in use");
+        let node = &mut self.nodes[id.at()];
         node.blocks.remove(&mut self.links, block);
         node.num_published -= u32::from(was_published);
         if node.blocks.len() > 0 {
             self.num_duplicates -= 1;
             return Detached::NodeLives;
         }
-        let Node { key, parent, announced, num_children, .. } = *node;
-        assert_eq!(num_children, 0, "a block leaves the index before its parent does");
-        self.vacate(id, key.low_bits());
-        self.nodes[id.at()] = None;
-        self.vacant.push(id);
-        if let Parent::Node(parent) = parent {
+        assert_eq!(node.num_children, 0, "a block leaves the index before its parent does");
+        let (key, announced) = (node.key, node.announced);
+        node.announced = false;
+        if let Some(parent) = node.parent.take() {
             self.node_mut(parent).num_children -= 1;
         }
+        self.vacate(id, key.low_bits());
+        self.vacant.push(id);
         Detached::NodeGone { key, announced }
     }
 
     pub(crate) fn node(&self, node: NodeId) -> &Node {
-        self.nodes[node.at()].as_ref().expect("a node in use")
+        &self.nodes[node.at()]
     }
 
     pub(crate) fn node_mut(&mut self, node: NodeId) -> &mut Node {
-        self.nodes[node.at()].as_mut().expect("a node in use")
+        &mut self.nodes[node.at()]
+    }
+
+    /// What comes before the node's tokens.
+    pub(crate) fn parent(&self, node: NodeId) -> Parent<'_> {
+        self.node(node).parent.map_or(Parent::Salt(&self.salts[node.at()]), Parent::Node)
     }
 
     /// How many steps lead from `node` up to `root`; `None` if none do.
     pub(crate) fn depth_below(&self, root: NodeId, node: NodeId) -> Option<u32> {
-        let parent = |node: &NodeId| match self.node(*node).parent {
-            Parent::Node(parent) => Some(parent),
-            Parent::Salt(_) => None,
-        };
+        let parent = |node: &NodeId| self.node(*node).parent;
         let depth = core::iter::successors(Some(node), parent).position(|node| node == root)?;
         Some(depth as u32)
     }
@@ -200,12 +230,10 @@ impl PrefixIndex {
 
     /// Forgets every node. The blocks that named one must forget it too.
     pub(crate) fn clear(&mut self) {
-        self.slots.fill(Slot { hash: 0, node: VACANT });
+        self.slots.fill(VACANT);
+        self.nodes.fill(UNUSED);
         self.vacant.clear();
-        for (index, node) in self.nodes.iter_mut().enumerate().rev() {
-            *node = None;
-            self.vacant.push(NodeId(index as u32));
-        }
+        self.vacant.extend((0..self.nodes.len() as u32).rev().map(NodeId::from_index));
         self.num_duplicates = 0;
     }
 
@@ -215,12 +243,12 @@ impl PrefixIndex {
 
     /// Whether the node is in use. For checks.
     pub(crate) fn contains(&self, node: NodeId) -> bool {
-        self.nodes[node.at()].is_some()
+        self.node(node).blocks.len() > 0
     }
 
     /// The nodes in use. Slow: for checks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        (0..).map(NodeId).zip(&self.nodes).filter_map(|(id, node)| Some((id, node.as_ref()?)))
+        (0..).map(NodeId::from_index).zip(&self.nodes).filter(|(_, node)| node.blocks.len() > 0)
     }
 
     pub(crate) fn links(&self) -> &Links {
@@ -229,13 +257,13 @@ impl PrefixIndex {
 
     /// Occupied places of the hash table. Slow: for checks.
     pub(crate) fn num_occupied_slots(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.node != VACANT).count()
+        self.slots.iter().filter(|slot| slot.node.is_some()).count()
     }
 
     /// Empties the slot of `id` and closes the gap: each later slot of the run that may move towards its home does.
     fn vacate(&mut self, id: NodeId, hash: u32) {
         let mut gap = self.home(hash);
-        while self.slots[gap].node != id.0 {
+        while self.slots[gap].node != Some(id) {
             gap = self.after(gap);
         }
         let mask = self.slots.len() - 1;
@@ -243,7 +271,7 @@ impl PrefixIndex {
         loop {
             at = self.after(at);
             let slot = self.slots[at];
-            if slot.node == VACANT {
+            if slot.node.is_none() {
                 break;
             }
             let from_home = at.wrapping_sub(self.home(slot.hash)) & mask;
@@ -253,7 +281,15 @@ impl PrefixIndex {
                 gap = at;
             }
         }
-        self.slots[gap].node = VACANT;
+        self.slots[gap] = VACANT;
+    }
+
+    /// Whether the node comes right after `parent`.
+    fn is_after(&self, node: NodeId, parent: Parent<'_>) -> bool {
+        match parent {
+            Parent::Node(parent) => self.node(node).parent == Some(parent),
+            Parent::Salt(salt) => self.node(node).parent.is_none() && self.salts[node.at()] == *salt,
+        }
     }
 
     fn home(&self, hash: u32) -> usize {
@@ -278,22 +314,27 @@ mod tests {
         let key = keys.block_keys()[0];
         let mut index = PrefixIndex::new(4, 2);
         let block = BlockId::from_index;
-        let (ours, theirs) = (Parent::Salt(Salt::default()), Parent::Salt(Salt::from_bytes([7; 32])));
+        let (our_salt, their_salt) = (Salt::default(), Salt::from_bytes([7; 32]));
+        let (ours, theirs) = (Parent::Salt(&our_salt), Parent::Salt(&their_salt));
+        let insert = |index: &mut PrefixIndex, parent, at| {
+            let Err(vacancy) = index.look_up(parent, key, &[1, 2]) else { panic!("{parent:?} is there already") };
+            index.insert(vacancy, parent, key, &[1, 2], block(at))
+        };
 
-        let first = index.insert(ours, key, &[1, 2], block(0));
+        let first = insert(&mut index, ours, 0);
         let below = Parent::Node(first);
         for (parent, tokens) in [(ours, [1, 3]), (theirs, [1, 2]), (below, [1, 2])] {
-            assert_eq!(index.find(&parent, key, &tokens), None, "{parent:?} {tokens:?}");
+            assert_eq!(index.find(parent, key, &tokens), None, "{parent:?} {tokens:?}");
         }
-        let second = index.insert(theirs, key, &[1, 2], block(1));
-        let third = index.insert(below, key, &[1, 2], block(2));
+        let second = insert(&mut index, theirs, 1);
+        let third = insert(&mut index, below, 2);
         for (parent, node) in [(ours, first), (theirs, second), (below, third)] {
-            assert_eq!(index.find(&parent, key, &[1, 2]), Some(node), "{parent:?}");
+            assert_eq!(index.find(parent, key, &[1, 2]), Some(node), "{parent:?}");
         }
         // Removal closes the gap in the run of equal hashes.
         assert!(matches!(index.detach(third, block(2), false), Detached::NodeGone { .. }));
         assert!(matches!(index.detach(first, block(0), false), Detached::NodeGone { .. }));
-        assert_eq!(index.find(&theirs, key, &[1, 2]), Some(second));
+        assert_eq!(index.find(theirs, key, &[1, 2]), Some(second));
         assert_eq!(index.num_occupied_slots(), 1);
     }
 }

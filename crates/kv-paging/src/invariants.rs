@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::BlockId;
 use crate::cache::KvCache;
-use crate::index::{Node, NodeId, Parent};
+use crate::index::{Node, NodeId};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
 
@@ -42,11 +42,11 @@ impl KvCache {
     fn check_places(&self) {
         let mut place = vec![Place::Active; self.pool.num_blocks() as usize];
         for (list, name) in [
-            (&self.pool.free, Place::Free),
-            (&self.pool.cached, Place::Cached),
-            (&self.pool.in_transit, Place::InTransit),
+            (self.pool.free.clone(), Place::Free),
+            (members(&self.pool.cached, self.pool.links()), Place::Cached),
+            (members(&self.pool.in_transit, self.pool.links()), Place::InTransit),
         ] {
-            for block in members(list, self.pool.links()) {
+            for block in list {
                 assert_eq!(place[block.at()], Place::Active, "block {block} is in one list only");
                 place[block.at()] = name;
             }
@@ -104,7 +104,7 @@ impl KvCache {
                 Content::Published => {
                     assert!(record.node.is_some(), "block {block} is published, so it is in the index");
                 }
-                Content::Promised { .. } => {}
+                Content::Promised => {}
                 Content::Private | Content::Withdrawn => {
                     assert!(record.node.is_none(), "block {block} is not shareable, so it is not in the index");
                 }
@@ -118,12 +118,12 @@ impl KvCache {
         let mut num_nodes = 0;
         for (id, node) in self.index.iter() {
             num_nodes += 1;
-            let found = self.index.find(&node.parent, node.key, self.index.tokens(id));
+            let found = self.index.find(self.index.parent(id), node.key, self.index.tokens(id));
             assert_eq!(found, Some(id), "a node is found by its parent, key and tokens");
-            if let Parent::Node(parent) = node.parent {
+            if let Some(parent) = node.parent {
                 assert!(self.index.contains(parent), "a node outlives its children");
             }
-            let children = self.index.iter().filter(|(_, child)| child.parent == Parent::Node(id));
+            let children = self.index.iter().filter(|(_, child)| child.parent == Some(id));
             assert_eq!(children.count(), node.num_children as usize, "children are counted");
             assert!(!node.hit_by_failure, "no withdrawal is going on");
             self.check_node(id, node);
@@ -157,7 +157,7 @@ impl KvCache {
         }
         let last = |node: &Node| members(&node.blocks, self.index.links()).iter().map(|block| order[block.at()]).max();
         for (_, node) in self.index.iter() {
-            if let Parent::Node(parent) = node.parent {
+            if let Some(parent) = node.parent {
                 let (own, parents) = (last(node), last(self.index.node(parent)));
                 let is_kept = parents == Some(u32::MAX) || parents > own;
                 assert!(is_kept, "a block is evicted before the blocks of its prefix");

@@ -52,6 +52,9 @@ impl fmt::Debug for Salt {
 pub struct BlockKey(u128);
 
 impl BlockKey {
+    /// Names nothing.
+    pub(crate) const ZERO: Self = Self(0);
+
     /// The key as a number.
     #[must_use]
     pub const fn as_u128(self) -> u128 {

@@ -1,4 +1,4 @@
-//! The pool: every block's record, and the three lists that blocks wait in while no table holds them.
+//! The pool: every block's record, and the lists that blocks wait in while no table holds them.
 //!
 //! Moves blocks between states and knows what a state is. Why a block moves, and what its tokens are, it does not know.
 
@@ -28,7 +28,7 @@ pub(crate) enum Content {
     /// Whatever its owner wrote; nobody matches it.
     Private,
     /// Full once the steps `[0, filled_end)` are retired. The same and later steps may read it.
-    Promised { filled_end: u64 },
+    Promised,
     /// Full, never written again, and in the prefix index.
     Published,
     /// Was promised, and the promise failed. Its tables must go.
@@ -38,45 +38,52 @@ pub(crate) enum Content {
 /// One block's record.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
-    pub(crate) place: Place,
-    pub(crate) content: Content,
+    /// The steps that may touch the block are among `[0, busy_end)`.
+    pub(crate) busy_end: u64,
+    /// The steps that fill a promised block are among `[0, filled_end)`.
+    filled_end: u64,
     /// Live tables that hold the block.
     pub(crate) num_tables: u32,
     /// Its place in the prefix index.
     pub(crate) node: Option<NodeId>,
-    /// The steps that may touch the block are among `[0, busy_end)`.
-    pub(crate) busy_end: u64,
+    pub(crate) place: Place,
+    pub(crate) content: Content,
     /// What it holds was forgotten as faulty, so it is not indexed again. Private, or promised without a node.
     pub(crate) is_forgotten: bool,
 }
 
 impl Block {
     const FREE: Self = Self {
-        place: Place::Free,
-        content: Content::Private,
+        busy_end: 0,
+        filled_end: 0,
         num_tables: 0,
         node: None,
-        busy_end: 0,
+        place: Place::Free,
+        content: Content::Private,
         is_forgotten: false,
     };
 
     pub(crate) fn is_promised(&self) -> bool {
-        matches!(self.content, Content::Promised { .. })
+        self.content == Content::Promised
+    }
+
+    /// The block will be full once the steps `[0, filled_end)` are retired.
+    pub(crate) fn promise(&mut self, filled_end: u64) {
+        self.content = Content::Promised;
+        self.filled_end = filled_end;
     }
 
     /// End of the steps that must be retired before the content may be read outside of steps.
     pub(crate) fn filled_end(&self) -> u64 {
-        match self.content {
-            Content::Promised { filled_end } => filled_end,
-            _ => 0,
-        }
+        if self.is_promised() { self.filled_end } else { 0 }
     }
 }
 
 pub(crate) struct Pool {
     blocks: Vec<Block>,
     links: Links,
-    pub(crate) free: BlockList,
+    /// A stack, so that a block that was just given back is taken first.
+    pub(crate) free: Vec<BlockId>,
     /// Least recently used first, and every block before the blocks of its prefix.
     pub(crate) cached: BlockList,
     /// Ordered by `busy_end`.
@@ -91,20 +98,16 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(num_blocks: u32) -> Self {
-        let mut pool = Self {
+        Self {
             blocks: vec![Block::FREE; num_blocks as usize],
             links: Links::new(num_blocks),
-            free: BlockList::EMPTY,
+            free: (0..num_blocks).rev().map(BlockId::from_index).collect(),
             cached: BlockList::EMPTY,
             in_transit: BlockList::EMPTY,
             num_active: 0,
             num_withdrawn: 0,
             retired_end: 0,
-        };
-        for index in 0..num_blocks {
-            pool.free.push_back(&mut pool.links, BlockId::from_index(index));
         }
-        pool
     }
 
     pub(crate) fn num_blocks(&self) -> u32 {
@@ -128,7 +131,23 @@ impl Pool {
         step.end() <= self.retired_end
     }
 
-    /// One more table holds the block.
+    /// A free block for a new table.
+    pub(crate) fn take_free(&mut self) -> Option<BlockId> {
+        let block = self.free.pop()?;
+        self.num_active += 1;
+        let record = &mut self.blocks[block.at()];
+        record.place = Place::Active;
+        record.num_tables = 1;
+        Some(block)
+    }
+
+    /// Forgets all about a block that was just removed from the cached ones, and gives it to a new table.
+    pub(crate) fn take_removed(&mut self, block: BlockId) {
+        self.num_active += 1;
+        self.blocks[block.at()] = Block { place: Place::Active, num_tables: 1, ..Block::FREE };
+    }
+
+    /// One more table holds the block, which is not free.
     pub(crate) fn acquire(&mut self, block: BlockId) {
         let record = &mut self.blocks[block.at()];
         record.num_tables += 1;
@@ -138,10 +157,9 @@ impl Pool {
         let left = core::mem::replace(&mut record.place, Place::Active);
         self.num_active += 1;
         match left {
-            Place::Free => self.free.remove(&mut self.links, block),
             Place::Cached => self.cached.remove(&mut self.links, block),
             Place::InTransit => self.in_transit.remove(&mut self.links, block),
-            Place::Active => unreachable!("a block that no table holds is not active"),
+            Place::Free | Place::Active => unreachable!("a block that no table holds and that is shared is waiting"),
         }
     }
 
@@ -181,7 +199,7 @@ impl Pool {
     pub(crate) fn put_free(&mut self, block: BlockId) {
         self.num_withdrawn -= u32::from(self.get(block).content == Content::Withdrawn);
         self.blocks[block.at()] = Block::FREE;
-        self.free.push_front(&mut self.links, block);
+        self.free.push(block);
     }
 
     /// Takes a block out of the cached ones. It needs a place.

@@ -54,7 +54,7 @@ impl KvCache {
         if num_old == num_full || self.is_withdrawn(table) {
             return;
         }
-        let mut parent = Parent::Salt(*keys.salt());
+        let mut parent = Parent::Salt(keys.salt());
         if let Some(before) = num_old.checked_sub(1) {
             let node = self.node_of(table.blocks[before]).expect("the last old block is in the index");
             assert_eq!(
@@ -76,7 +76,7 @@ impl KvCache {
                 break;
             }
             parent = Parent::Node(self.add_to_index(parent, keys, at, block));
-            self.pool.get_mut(block).content = Content::Promised { filled_end: step.end() };
+            self.pool.get_mut(block).promise(step.end());
             self.promises.blocks.push_back(&mut self.promises.links, block);
             if is_retired {
                 self.publish(block);
@@ -135,8 +135,9 @@ impl KvCache {
         self.pool.get_mut(to).is_forgotten = is_forgotten;
         match content {
             Content::Private | Content::Published => {}
-            Content::Promised { .. } => {
-                self.pool.get_mut(to).content = content;
+            Content::Promised => {
+                let filled_end = self.pool.get(from).filled_end();
+                self.pool.get_mut(to).promise(filled_end);
                 self.promises.blocks.insert_after(&mut self.promises.links, from, to);
             }
             Content::Withdrawn => {
@@ -151,16 +152,16 @@ impl KvCache {
     }
 
     /// Gives block `at` of a sequence its node after `parent`, perhaps beside other blocks with the same content.
-    fn add_to_index(&mut self, parent: Parent, keys: &PrefixKeys, at: usize, block: BlockId) -> NodeId {
+    fn add_to_index(&mut self, parent: Parent<'_>, keys: &PrefixKeys, at: usize, block: BlockId) -> NodeId {
         let (key, tokens) = (keys.block_keys()[at], keys.block_tokens(at));
         self.stats.num_promised_blocks += 1;
-        let node = match self.index.find(&parent, key, tokens) {
-            Some(node) => {
+        let node = match self.index.look_up(parent, key, tokens) {
+            Ok(node) => {
                 self.stats.num_duplicate_blocks += 1;
                 self.index.attach(node, block);
                 node
             }
-            None => self.index.insert(parent, key, tokens, block),
+            Err(vacancy) => self.index.insert(vacancy, parent, key, tokens, block),
         };
         self.pool.get_mut(block).node = Some(node);
         node
@@ -179,7 +180,7 @@ impl KvCache {
         let first = self.index.first_block(node);
         self.index.publish(node, block);
         // A cached block is the only published one of its content. This one is newer, so that one makes way.
-        if self.pool.get(first).place == Place::Cached {
+        if first != block && self.pool.get(first).place == Place::Cached {
             self.discard_cached(first);
         }
         self.announce(node);
@@ -188,14 +189,11 @@ impl KvCache {
     /// Reports a node's storing, once.
     fn announce(&mut self, id: NodeId) {
         let node = self.index.node_mut(id);
-        if core::mem::replace(&mut node.announced, true) {
+        if core::mem::replace(&mut node.announced, true) || !self.events.is_on() {
             return;
         }
         let (key, parent) = (node.key, node.parent);
-        let parent = match parent {
-            Parent::Salt(_) => None,
-            Parent::Node(parent) => Some(self.index.node(parent).key),
-        };
+        let parent = parent.map(|parent| self.index.node(parent).key);
         self.events.stored(key, parent, self.index.tokens(id));
     }
 
@@ -243,10 +241,7 @@ impl KvCache {
         if record.filled_end() == failed_end {
             return true;
         }
-        match record.node.map(|node| self.index.node(node).parent) {
-            Some(Parent::Node(parent)) => self.index.node(parent).hit_by_failure,
-            Some(Parent::Salt(_)) => false,
-            None => true,
-        }
+        let Some(node) = record.node else { return true };
+        self.index.node(node).parent.is_some_and(|parent| self.index.node(parent).hit_by_failure)
     }
 }
