@@ -7,6 +7,7 @@ It knows only the wire protocol, which it reads from proto/ when it starts.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -66,3 +67,5 @@ if __name__ == "__main__":
         sys.exit(f"\n{error.code().name}: {error.details()}")
     except KeyboardInterrupt:
         sys.exit(130)  # Leaving cancels the call, and the server frees its blocks.
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Whoever read the answer has enough of it.
