@@ -29,7 +29,7 @@ const NAME: &str = "chat_template";
 pub struct ChatMessage {
     /// Who says it; "system", "user" and "assistant" in most templates.
     pub role: String,
-    /// What is said.
+    /// What is said. Most templates print it as it is, so special tokens written out in it take part in the prompt's form.
     pub content: String,
 }
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use serving_types::TokenId;
 
-use crate::error::TokenizerError;
 use crate::tokenizer::{SpecialText, Tokenizer};
 
-/// Decodes a growing sequence of tokens. The pieces of text it gives, in order, are exactly
-/// [`Tokenizer::decode`] of the whole sequence, and every one is valid UTF-8.
+/// Decodes a growing sequence of tokens. The pieces of text it gives, in order, are exactly [`Tokenizer::decode`] of the
+/// whole sequence (where that is no error), and every one is valid UTF-8.
 ///
 /// A character may be split over several tokens. Its bytes are held back until it is complete or can no longer become a
 /// character, so at most three bytes are ever pending and a push costs no more than its own token.
@@ -32,12 +31,16 @@ impl IncrementalDecoder {
         Self { tokenizer, special, pending: Vec::new(), text: String::new(), drop_space }
     }
 
-    /// Takes the next token and gives the text that has become certain, which may be empty.
-    ///
-    /// # Errors
-    /// [`TokenizerError::UnknownToken`]; the decoder is then as it was before.
-    pub fn push(&mut self, token: TokenId) -> Result<&str, TokenizerError> {
-        let mut bytes = self.tokenizer.bytes_to_show(token, self.special)?;
+    /// A decoder in the middle of a text, such as a completion of a prompt: the space before its first word is part of it.
+    #[must_use]
+    pub fn continuing(tokenizer: Arc<Tokenizer>, special: SpecialText) -> Self {
+        Self { drop_space: false, ..Self::new(tokenizer, special) }
+    }
+
+    /// Takes the next token and gives the text that has become certain, which may be empty. A token outside of the
+    /// tokenizer's vocabulary has no text: models have more rows than tokens, for alignment.
+    pub fn push(&mut self, token: TokenId) -> &str {
+        let mut bytes = self.tokenizer.bytes_to_show(token, self.special).unwrap_or_default();
         if self.drop_space && !bytes.is_empty() {
             self.drop_space = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
@@ -45,7 +48,7 @@ impl IncrementalDecoder {
         self.text.clear();
         self.pending.extend_from_slice(bytes);
         take_certain(&mut self.pending, &mut self.text);
-        Ok(&self.text)
+        &self.text
     }
 
     /// Ends the sequence: what is left of an incomplete character, as U+FFFD. The decoder is then at a beginning again.

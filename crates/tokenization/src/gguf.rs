@@ -33,7 +33,7 @@ enum TokenType {
     Unknown,
     Control,
     UserDefined,
-    /// Never made from text.
+    /// Fills the vocabulary up to the model's number of rows: never made from text, and without one.
     Unused,
     Byte,
 }
@@ -66,8 +66,9 @@ fn byte_level_bpe(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
     let pre_tokenizer = PreTokenizer::named(metadata.string(PRE)?.ok_or(TokenizerError::Missing { key: PRE })?)?;
     let types = token_types(metadata)?;
     let vocabulary = vocabulary(metadata, &types, |text, token_type| match token_type {
-        TokenType::Normal | TokenType::Unused | TokenType::Byte => byte_level::bytes_of(text),
+        TokenType::Normal | TokenType::Byte => byte_level::bytes_of(text),
         TokenType::Unknown | TokenType::Control | TokenType::UserDefined => text.as_bytes().into(),
+        TokenType::Unused => [].into(),
     })?;
     let merges = metadata.strings(MERGES)?.ok_or(TokenizerError::Missing { key: MERGES })?;
 
@@ -92,9 +93,10 @@ fn sentencepiece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
     refuse_true(metadata, REMOVE_EXTRA_WHITESPACES)?;
     let types = token_types(metadata)?;
     let vocabulary = vocabulary(metadata, &types, |text, token_type| match token_type {
-        TokenType::Normal | TokenType::Unused | TokenType::UserDefined => piece_bytes(text),
+        TokenType::Normal | TokenType::UserDefined => piece_bytes(text),
         TokenType::Byte => byte_token(text).map_or_else(|| piece_bytes(text), |byte| [byte].into()),
         TokenType::Unknown | TokenType::Control => text.as_bytes().into(),
+        TokenType::Unused => [].into(),
     })?;
     let scores = metadata.f32s(SCORES)?.ok_or(TokenizerError::Missing { key: SCORES })?;
     if scores.len() != vocabulary.size() as usize {

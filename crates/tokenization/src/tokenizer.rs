@@ -60,7 +60,8 @@ pub(crate) struct NamedTokens {
 }
 
 impl Tokenizer {
-    /// The tokens of `text`. Special tokens that are written out in it, such as `<|im_start|>`, are recognised.
+    /// The tokens of `text`. Special tokens that are written out in it, such as `<|im_start|>`, are recognised, whoever wrote
+    /// them: a chat template's output is text too. transformers and vLLM do the same.
     ///
     /// # Errors
     /// A text longer than [`MAX_TEXT_BYTES`], or one on which the model's own pre-tokenizer fails.
@@ -89,7 +90,8 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[TokenId], special: SpecialText) -> Result<String, TokenizerError> {
         let mut bytes = Vec::with_capacity(tokens.len() * 4);
         for &token in tokens {
-            bytes.extend_from_slice(self.bytes_to_show(token, special)?);
+            let unknown = || TokenizerError::UnknownToken { id: token, vocab_size: self.vocabulary.size() };
+            bytes.extend_from_slice(self.bytes_to_show(token, special).ok_or_else(unknown)?);
         }
         let shown = if self.drops_leading_space { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
         Ok(String::from_utf8_lossy(shown).into_owned())
@@ -137,11 +139,10 @@ impl Tokenizer {
         self.named.eos
     }
 
-    /// What a token adds to a decoded text.
-    pub(crate) fn bytes_to_show(&self, id: TokenId, special: SpecialText) -> Result<&[u8], TokenizerError> {
-        let token =
-            self.vocabulary.get(id).ok_or(TokenizerError::UnknownToken { id, vocab_size: self.vocabulary.size() })?;
-        Ok(if special == SpecialText::Skip && token.kind == TokenKind::Special { &[] } else { &token.bytes })
+    /// What a token adds to a decoded text; `None` if it is not in the vocabulary.
+    pub(crate) fn bytes_to_show(&self, id: TokenId, special: SpecialText) -> Option<&[u8]> {
+        let token = self.vocabulary.get(id)?;
+        Some(if special == SpecialText::Skip && token.kind == TokenKind::Special { &[] } else { &token.bytes })
     }
 }
 

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tokenization::{IncrementalDecoder, SpecialText, SpecialTokens, Tokenizer, TokenizerError};
+use tokenization::{IncrementalDecoder, SpecialText, SpecialTokens, Tokenizer};
 
 use crate::fixtures::{byte_level_tokenizer, fixed_seed, sentencepiece_tokenizer};
 
 /// The texts of all pushes, then of the flush.
 fn pieces(tokenizer: &Arc<Tokenizer>, tokens: &[u32], special: SpecialText) -> Vec<String> {
     let mut decoder = IncrementalDecoder::new(Arc::clone(tokenizer), special);
-    let mut pieces: Vec<String> =
-        tokens.iter().map(|&token| decoder.push(token).expect("a known token").to_owned()).collect();
+    let mut pieces: Vec<String> = tokens.iter().map(|&token| decoder.push(token).to_owned()).collect();
     pieces.push(decoder.flush());
     pieces
 }
@@ -88,19 +87,29 @@ fn ill_formed_bytes_become_replacement_characters_as_soon_as_that_is_certain() {
 }
 
 #[test]
-fn an_unknown_token_leaves_the_decoder_as_it_was() {
+fn a_token_outside_of_the_vocabulary_has_no_text() {
     let tokenizer = Arc::new(sentencepiece_tokenizer());
     let tokens = tokenizer.encode("Hello 你", SpecialTokens::Omit).expect("a short text");
     let mut decoder = IncrementalDecoder::new(Arc::clone(&tokenizer), SpecialText::Skip);
     let mut text = String::new();
     for _ in 0..2 {
         for &token in &tokens {
-            let error = TokenizerError::UnknownToken { id: 600, vocab_size: 600 };
-            assert_eq!(decoder.push(600), Err(error));
-            text.push_str(decoder.push(token).expect("a known token"));
+            assert_eq!(decoder.push(tokenizer.vocab_size()), "");
+            text.push_str(decoder.push(token));
         }
         text.push_str(&decoder.flush());
     }
     // After a flush the decoder is at a beginning again, where the space before the first word is not shown.
     assert_eq!(text, "Hello 你Hello 你");
+}
+
+#[test]
+fn a_continuation_keeps_the_space_before_its_first_word() {
+    let tokenizer = Arc::new(sentencepiece_tokenizer());
+    let tokens = tokenizer.encode("Hello", SpecialTokens::Omit).expect("a short text");
+    let text = |mut decoder: IncrementalDecoder| -> String {
+        tokens.iter().map(|&token| decoder.push(token).to_owned()).collect()
+    };
+    assert_eq!(text(IncrementalDecoder::new(Arc::clone(&tokenizer), SpecialText::Skip)), "Hello");
+    assert_eq!(text(IncrementalDecoder::continuing(Arc::clone(&tokenizer), SpecialText::Skip)), " Hello");
 }

@@ -187,6 +187,9 @@ fn broken_gguf_vocabularies_are_refused_with_the_reason() {
     for model in ["gpt2", "llama"] {
         let tokenizer = Tokenizer::from_gguf(&parse(&small(model, "", None))).expect("sound but for the replaced key");
         assert_eq!(tokenizer.decode(&[3], SpecialText::Keep).as_deref(), Ok("ab"));
+        let unused = small(model, "tokenizer.ggml.token_type", Some(vec![2, 1, 1, 5].into()));
+        let tokenizer = Tokenizer::from_gguf(&parse(&unused)).expect("a valid vocabulary");
+        assert_eq!(tokenizer.decode(&[1, 3, 2], SpecialText::Keep).as_deref(), Ok("ab"));
     }
 }
 
