@@ -73,8 +73,11 @@ struct Slot {
 
 const VACANT: Slot = Slot { hash: 0, node: None };
 
-/// The place of the hash table where a look-up ended without a node; one inserted there will be found.
-pub(crate) struct Vacancy(usize);
+/// The place of the hash table where a look-up of this key ended without a node; one inserted there will be found.
+pub(crate) struct Vacancy {
+    at: usize,
+    key: BlockKey,
+}
 
 /// How a block left its node.
 pub(crate) enum Detached {
@@ -130,7 +133,7 @@ impl PrefixIndex {
         let mut at = self.home(hash);
         loop {
             let slot = self.slots[at];
-            let Some(node) = slot.node else { return Err(Vacancy(at)) };
+            let Some(node) = slot.node else { return Err(Vacancy { at, key }) };
             if slot.hash == hash && self.is_after(node, parent) && self.tokens(node) == tokens {
                 return Ok(node);
             }
@@ -141,9 +144,8 @@ impl PrefixIndex {
     /// Makes the node of `tokens` after `parent`, whose look-up just ended in `vacancy`, with its first block.
     pub(crate) fn insert(
         &mut self,
-        Vacancy(at): Vacancy,
+        Vacancy { at, key }: Vacancy,
         parent: Parent<'_>,
-        key: BlockKey,
         tokens: &[TokenId],
         block: BlockId,
     ) -> NodeId {
@@ -318,7 +320,7 @@ mod tests {
         let (ours, theirs) = (Parent::Salt(&our_salt), Parent::Salt(&their_salt));
         let insert = |index: &mut PrefixIndex, parent, at| {
             let Err(vacancy) = index.look_up(parent, key, &[1, 2]) else { panic!("{parent:?} is there already") };
-            index.insert(vacancy, parent, key, &[1, 2], block(at))
+            index.insert(vacancy, parent, &[1, 2], block(at))
         };
 
         let first = insert(&mut index, ours, 0);

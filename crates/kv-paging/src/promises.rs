@@ -161,7 +161,7 @@ impl KvCache {
                 self.index.attach(node, block);
                 node
             }
-            Err(vacancy) => self.index.insert(vacancy, parent, key, tokens, block),
+            Err(vacancy) => self.index.insert(vacancy, parent, tokens, block),
         };
         self.pool.get_mut(block).node = Some(node);
         node
