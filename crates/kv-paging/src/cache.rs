@@ -1,4 +1,4 @@
-//! The cache: tables are opened, grown, cut, forked and released here, and the least recently used block makes way.
+//! The cache: tables are opened, grown, cut, forked and released here, and the cached block of least worth makes way.
 //!
 //! How steps publish what they fill is in `promises.rs`. Knows no requests, no devices, no bytes, no wall time, no threads.
 
@@ -13,7 +13,7 @@ use crate::index::{Detached, NodeId, Parent, PrefixIndex};
 use crate::pool::{Content, Place, Pool};
 use crate::promises::Promises;
 use crate::stats::{CacheStats, Usage};
-use crate::{Admission, BlockCopy, BlockId, BlockTable, PrefixKeys, StepId, TokenId};
+use crate::{Admission, BlockCopy, BlockId, BlockTable, LogicalTime, PrefixKeys, Retention, StepId, TokenId};
 
 /// Decides which physical block holds which tokens.
 ///
@@ -37,6 +37,8 @@ pub struct KvCache {
     pub(crate) num_table_blocks: u64,
     /// Tokens of all live tables, likewise.
     pub(crate) num_table_tokens: u64,
+    /// Blocks of all pins, shared ones counted once for each pin.
+    pub(crate) num_pinned_blocks: u32,
     /// Emptied arrays of released tables, so that opening one allocates nothing in steady state. As many as there ever
     /// were live tables at once.
     spare: Vec<Vec<BlockId>>,
@@ -66,6 +68,7 @@ impl KvCache {
             num_tables: 0,
             num_table_blocks: 0,
             num_table_tokens: 0,
+            num_pinned_blocks: 0,
             spare: Vec::new(),
         })
     }
@@ -93,10 +96,7 @@ impl KvCache {
             self.pool.acquire(block);
             table.blocks.push(block);
         }
-        let num_cached_tokens = table.blocks.len() as u32 * self.config.block_size;
-        table.num_tokens = num_cached_tokens;
-        self.num_table_blocks += table.blocks.len() as u64;
-        self.num_table_tokens += u64::from(num_cached_tokens);
+        let num_cached_tokens = self.hold(&mut table);
         self.stats.num_queried_tokens += prompt.len() as u64;
         self.stats.num_hit_tokens += u64::from(num_cached_tokens);
         Admission { table, num_cached_tokens }
@@ -193,6 +193,7 @@ impl KvCache {
 
         let mut fork = self.open_table();
         fork.generation = table.generation;
+        fork.retention = table.retention;
         fork.num_tokens = num_tokens;
         fork.blocks.extend_from_slice(&table.blocks[..num_shared]);
         for block in &fork.blocks {
@@ -213,13 +214,14 @@ impl KvCache {
     /// if there is none). Published blocks stay cached until their memory is needed.
     pub fn release(&mut self, table: BlockTable, after: Option<StepId>) {
         self.assert_owns(&table);
-        let BlockTable { mut blocks, num_tokens, generation: _, owner: _ } = table;
+        let BlockTable { mut blocks, num_tokens, retention, generation: _, owner: _ } = table;
         self.num_tables -= 1;
         self.num_table_blocks -= blocks.len() as u64;
         self.num_table_tokens -= u64::from(num_tokens);
         let mut busy_end = after.map_or(0, StepId::end);
         // From the end, so that blocks are cached, and later evicted, before the blocks of their prefix.
         while let Some(block) = blocks.pop() {
+            self.retain(block, retention);
             self.let_go(block, &mut busy_end);
         }
         self.spare.push(blocks);
@@ -229,6 +231,17 @@ impl KvCache {
     #[must_use]
     pub fn num_free(&self) -> u32 {
         self.pool.free.len() as u32 + self.pool.cached.len()
+    }
+
+    /// Moves logical time on to `now`. Retentions that end by then become [`Retention::Normal`].
+    ///
+    /// Takes constant time for each cached block whose retention ends, and each is looked at at most 64 times before.
+    ///
+    /// # Panics
+    /// If time would go back.
+    pub fn advance(&mut self, now: LogicalTime) {
+        let Self { pool, index, .. } = self;
+        pool.advance(now, |node| index.node(node).retention);
     }
 
     /// Where the blocks are.
@@ -241,6 +254,7 @@ impl KvCache {
             active: self.pool.num_active,
             in_transit: self.pool.in_transit.len(),
             total: self.pool.num_blocks(),
+            pinned: self.num_pinned_blocks,
             duplicates: self.index.num_duplicates(),
             // Only a table's last, unshared block has empty slots, so counting shared blocks more than once is harmless.
             empty_slots: num_slots - self.num_table_tokens,
@@ -335,14 +349,23 @@ impl KvCache {
         all_but_one.chunks_exact(self.config.block_size as usize).take(num_indexable)
     }
 
-    fn open_table(&mut self) -> BlockTable {
+    pub(crate) fn open_table(&mut self) -> BlockTable {
         self.num_tables += 1;
         BlockTable {
             blocks: self.spare.pop().unwrap_or_default(),
             num_tokens: 0,
             generation: self.generation,
+            retention: Retention::default(),
             owner: Arc::clone(&self.owner),
         }
+    }
+
+    /// A new table holds full blocks and no others. Returns its tokens.
+    pub(crate) fn hold(&mut self, table: &mut BlockTable) -> u32 {
+        table.num_tokens = table.blocks.len() as u32 * self.config.block_size;
+        self.num_table_blocks += table.blocks.len() as u64;
+        self.num_table_tokens += u64::from(table.num_tokens);
+        table.num_tokens
     }
 
     fn check_available(&self, num_needed: u32) -> Result<(), OutOfBlocks> {
@@ -364,6 +387,20 @@ impl KvCache {
         oldest
     }
 
+    /// A table that is released wants what this block holds to be kept. If a cached block holds the same, which the table
+    /// has a newer, only promised, copy of, that one counts as just used.
+    fn retain(&mut self, block: BlockId, retention: Retention) {
+        let Some(node) = self.pool.get(block).node else { return };
+        let node = self.index.node_mut(node);
+        node.retention = node.retention.max(retention);
+        let retention = node.retention;
+        let first = node.blocks.front().expect("a node has a block");
+        if first != block && self.pool.get(first).place == Place::Cached {
+            self.pool.remove_cached(first);
+            self.pool.put_cached(first, retention);
+        }
+    }
+
     /// A table drops a block that is busy until `busy_end`. Tables drop from their end, and `busy_end` grows on the way: a
     /// block is busy at least as long as the blocks after it.
     fn let_go(&mut self, block: BlockId, busy_end: &mut u64) {
@@ -377,14 +414,15 @@ impl KvCache {
     /// Finds a place for a block that no table holds and no step in flight names: cached if no other published block has
     /// its content, else free.
     pub(crate) fn place(&mut self, block: BlockId) {
-        match self.pool.get(block).node {
-            Some(node) if self.index.node(node).num_published == 1 => self.pool.put_cached(block),
-            Some(_) => {
-                self.detach(block);
-                self.pool.put_free(block);
+        if let Some(node) = self.pool.get(block).node {
+            let node = self.index.node(node);
+            if node.num_published == 1 {
+                self.pool.put_cached(block, node.retention);
+                return;
             }
-            None => self.pool.put_free(block),
+            self.detach(block);
         }
+        self.pool.put_free(block);
     }
 
     /// Frees a cached block, whose content is then lost unless another block holds it.

@@ -18,6 +18,9 @@ pub struct KvCacheConfig {
     pub block_size: u32,
     /// Whether full blocks are shared between tables with the same prefix.
     pub prefix_caching: PrefixCaching,
+    /// Blocks that all [pins](crate::KvCache::pin) together may hold; by default none. They are lost to tables, so leave
+    /// room for the longest request.
+    pub max_pinned_blocks: u32,
 }
 
 impl KvCacheConfig {
@@ -25,7 +28,7 @@ impl KvCacheConfig {
     /// `KvCacheConfig { prefix_caching: PrefixCaching::Off, ..KvCacheConfig::new(64, 16) }`.
     #[must_use]
     pub const fn new(num_blocks: u32, block_size: u32) -> Self {
-        Self { num_blocks, block_size, prefix_caching: PrefixCaching::On }
+        Self { num_blocks, block_size, prefix_caching: PrefixCaching::On, max_pinned_blocks: 0 }
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -34,6 +37,9 @@ impl KvCacheConfig {
         }
         if !is_block_size(self.block_size) {
             return Err(ConfigError::BlockSize(self.block_size));
+        }
+        if self.max_pinned_blocks > self.num_blocks {
+            return Err(ConfigError::MaxPinnedBlocks(self.max_pinned_blocks));
         }
         Ok(())
     }
@@ -60,6 +66,8 @@ pub enum ConfigError {
     NumBlocks(u32),
     /// The block size in tokens, which is no power of two or above [`MAX_BLOCK_SIZE`].
     BlockSize(u32),
+    /// The bound of pinned blocks, which is above the number of blocks.
+    MaxPinnedBlocks(u32),
 }
 
 impl fmt::Display for ConfigError {
@@ -69,6 +77,7 @@ impl fmt::Display for ConfigError {
             Self::BlockSize(given) => {
                 write!(f, "block_size must be a power of two in 1..={MAX_BLOCK_SIZE}, not {given}")
             }
+            Self::MaxPinnedBlocks(given) => write!(f, "max_pinned_blocks must be at most num_blocks, not {given}"),
         }
     }
 }

@@ -9,7 +9,7 @@ use core::num::NonZeroU32;
 
 use crate::keys::BlockKey;
 use crate::list::{BlockList, Links};
-use crate::{BlockId, Salt, TokenId};
+use crate::{BlockId, Retention, Salt, TokenId};
 
 /// A node of the tree.
 ///
@@ -36,7 +36,7 @@ pub(crate) enum Parent<'a> {
     Node(NodeId),
 }
 
-/// A content. Less than a cache line; its tokens and, if it has no parent, its salt are in arrays of their own.
+/// A content, in a cache line; its tokens and, if it has no parent, its salt are in arrays of their own.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) key: BlockKey,
@@ -48,6 +48,8 @@ pub(crate) struct Node {
     pub(crate) num_published: u32,
     /// Nodes whose parent this is.
     pub(crate) num_children: u32,
+    /// The greatest that tables holding it asked for when they were released; `Low` before.
+    pub(crate) retention: Retention,
     /// Whether its storing has been reported as an event.
     pub(crate) announced: bool,
     /// Whether it lost a block in the withdrawal that is going on.
@@ -60,6 +62,7 @@ const UNUSED: Node = Node {
     blocks: BlockList::EMPTY,
     num_published: 0,
     num_children: 0,
+    retention: Retention::Low,
     announced: false,
     hit_by_failure: false,
 };
@@ -193,6 +196,7 @@ impl PrefixIndex {
         assert_eq!(node.num_children, 0, "a block leaves the index before its parent does");
         let (key, announced) = (node.key, node.announced);
         node.announced = false;
+        node.retention = Retention::Low;
         if let Some(parent) = node.parent.take() {
             self.node_mut(parent).num_children -= 1;
         }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::BlockId;
 use crate::cache::KvCache;
+use crate::eviction::Rank;
 use crate::index::{Node, NodeId};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
@@ -43,7 +44,7 @@ impl KvCache {
         let mut place = vec![Place::Active; self.pool.num_blocks() as usize];
         for (list, name) in [
             (self.pool.free.clone(), Place::Free),
-            (members(&self.pool.cached, self.pool.links()), Place::Cached),
+            (self.cached().into_iter().map(|(_, block)| block).collect(), Place::Cached),
             (members(&self.pool.in_transit, self.pool.links()), Place::InTransit),
         ] {
             for block in list {
@@ -149,16 +150,29 @@ impl KvCache {
         assert!(!has_cached || num_published == 1, "a cached block is the only published one of its node");
     }
 
-    /// Leaves before parents: some block of a node's parent goes after every block of the node.
+    /// Cached blocks, the one that goes first before the others, with the list that they are in.
+    fn cached(&self) -> Vec<(Rank, BlockId)> {
+        let of_list = |(rank, list)| members(list, self.pool.links()).into_iter().map(move |block| (rank, block));
+        self.pool.cached.lists().flat_map(of_list).collect()
+    }
+
+    /// Leaves before parents: some block of a node's parent goes after every block of the node, and is worth no less.
     fn check_eviction_order(&self) {
+        assert!(self.pool.cached.is_consistent(), "cached blocks are counted");
         let mut order = vec![u32::MAX; self.pool.num_blocks() as usize];
-        for (place, block) in (0..).zip(members(&self.pool.cached, self.pool.links())) {
+        for (place, (rank, block)) in (0..).zip(self.cached()) {
             order[block.at()] = place;
+            let record = self.pool.get(block);
+            let node = self.index.node(record.node.expect("a cached block is in the index"));
+            assert_eq!(record.rank, rank, "block {block} is in the list that it says");
+            assert_eq!(self.pool.cached.rank(node.retention), rank, "block {block} is in the list of its retention");
         }
         let last = |node: &Node| members(&node.blocks, self.index.links()).iter().map(|block| order[block.at()]).max();
         for (_, node) in self.index.iter() {
             if let Some(parent) = node.parent {
                 let (own, parents) = (last(node), last(self.index.node(parent)));
+                let is_worth_no_less = self.index.node(parent).retention >= node.retention;
+                assert!(is_worth_no_less, "a prefix is retained at least as long as what continues it");
                 let is_kept = parents == Some(u32::MAX) || parents > own;
                 assert!(is_kept, "a block is evicted before the blocks of its prefix");
             }

@@ -79,16 +79,28 @@
 //!
 //! # Eviction
 //!
-//! When no block is free, the least recently used cached block is taken. A table's blocks are released from its end, and a
-//! table that holds a block holds a block of every node above, so in the order of release a block always comes before
-//! those of its prefix: leaves go first, without any search.
+//! When no block is free, the cached block of least worth is taken: of least [`Retention`] (what tables ask for with
+//! [`BlockTable::set_retention`]), and among equals the least recently used. Leaves go before parents, without any search:
+//!
+//! - *Retention never falls along the way up.* It belongs to a content, not to a block. A table that holds a block holds a
+//!   block of every node above, and its release raises them all to at least what it asks for. A new node starts at the
+//!   bottom. So a parent's retention is at least that of each child, and as it expires no earlier, this is true at any time.
+//! - *Among equals the parent is the later one.* Blocks are released from the end of the table, so each comes behind those
+//!   that continue it. When retentions end, [`KvCache::advance`] moves their blocks behind all of `Normal`, those with the
+//!   nearer ends first, and those that waited together in the order in which they waited. A parent's retention ends no
+//!   earlier than a child's: either it goes on, and the parent is worth more, or the parent is moved behind the child.
+//! - *A copy in use does not age its original.* While a table computes a duplicate of cached blocks, its release counts as
+//!   a use of those too, or a raised child could stay behind a parent that was worth more already.
+//!
+//! Retention is a wish. What must stay is [pinned](KvCache::pin): a [`Pin`] holds blocks like a table without a request,
+//! and [`KvCacheConfig::max_pinned_blocks`] bounds how many.
 //!
 //! # Costs
 //!
 //! Taking, giving back, matching and publishing a block are constant-time: intrusive lists in flat arrays and one hash
-//! table of fixed size. All of it is allocated by [`KvCache::new`], about 190 bytes a block and four for each of its
-//! tokens. Block tables are recycled, so serving allocates nothing once it has seen its peak. Equal calls give equal answers: there is
-//! no randomness and no clock.
+//! table of fixed size. All of it is allocated by [`KvCache::new`], about 210 bytes a block and four for each of its
+//! tokens. Block tables are recycled, so serving allocates nothing once it has seen its peak. Equal calls give equal
+//! answers: there is no randomness and no clock.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -97,13 +109,16 @@ extern crate alloc;
 mod cache;
 mod config;
 mod events;
+mod eviction;
 mod ids;
 mod index;
 mod invariants;
 mod keys;
 mod list;
+mod pin;
 mod pool;
 mod promises;
+mod retention;
 mod siphash;
 mod stats;
 mod table;
@@ -113,6 +128,8 @@ pub use config::{ConfigError, KvCacheConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixC
 pub use events::CacheEvent;
 pub use ids::{BlockId, StepId, StepOutcome, TokenId};
 pub use keys::{BlockKey, PrefixKeys, Salt};
+pub use pin::{Pin, PinLimit};
+pub use retention::{LogicalTime, Retention};
 pub use stats::{CacheStats, Usage};
 pub use table::{Admission, BlockCopy, BlockTable};
 

@@ -5,9 +5,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::eviction::{EvictionQueue, Rank};
 use crate::index::NodeId;
 use crate::list::{BlockList, Links};
-use crate::{BlockId, StepId};
+use crate::{BlockId, LogicalTime, Retention, StepId};
 
 /// Where a block is. Each is in exactly one place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct Block {
     /// Its place in the prefix index.
     pub(crate) node: Option<NodeId>,
     pub(crate) place: Place,
+    /// Of a cached block, the list that it waits in.
+    pub(crate) rank: Rank,
     pub(crate) content: Content,
     /// What it holds was forgotten as faulty, so it is not indexed again. Private, or promised without a node.
     pub(crate) is_forgotten: bool,
@@ -59,6 +62,7 @@ impl Block {
         num_tables: 0,
         node: None,
         place: Place::Free,
+        rank: Rank::LOW,
         content: Content::Private,
         is_forgotten: false,
     };
@@ -84,8 +88,8 @@ pub(crate) struct Pool {
     links: Links,
     /// A stack, so that a block that was just given back is taken first.
     pub(crate) free: Vec<BlockId>,
-    /// Least recently used first, and every block before the blocks of its prefix.
-    pub(crate) cached: BlockList,
+    /// Those of least worth first, and every block before the blocks of its prefix.
+    pub(crate) cached: EvictionQueue,
     /// Ordered by `busy_end`.
     pub(crate) in_transit: BlockList,
     /// Active blocks.
@@ -102,7 +106,7 @@ impl Pool {
             blocks: vec![Block::FREE; num_blocks as usize],
             links: Links::new(num_blocks),
             free: (0..num_blocks).rev().map(BlockId::from_index).collect(),
-            cached: BlockList::EMPTY,
+            cached: EvictionQueue::EMPTY,
             in_transit: BlockList::EMPTY,
             num_active: 0,
             num_withdrawn: 0,
@@ -157,7 +161,7 @@ impl Pool {
         let left = core::mem::replace(&mut record.place, Place::Active);
         self.num_active += 1;
         match left {
-            Place::Cached => self.cached.remove(&mut self.links, block),
+            Place::Cached => self.cached.remove(&mut self.links, block, record.rank),
             Place::InTransit => self.in_transit.remove(&mut self.links, block),
             Place::Free | Place::Active => unreachable!("a block that no table holds and that is shared is waiting"),
         }
@@ -189,10 +193,24 @@ impl Pool {
         Some(block)
     }
 
-    /// Gives the block the place of the most recently used cached one.
-    pub(crate) fn put_cached(&mut self, block: BlockId) {
-        self.blocks[block.at()].place = Place::Cached;
-        self.cached.push_back(&mut self.links, block);
+    /// Gives the block the place of the most recently used cached one of this retention.
+    pub(crate) fn put_cached(&mut self, block: BlockId, retention: Retention) {
+        let record = &mut self.blocks[block.at()];
+        record.place = Place::Cached;
+        record.rank = self.cached.rank(retention);
+        self.cached.push_back(&mut self.links, block, record.rank);
+    }
+
+    /// Moves time on, and with it the cached blocks whose retention ends or comes nearer to its end.
+    pub(crate) fn advance(&mut self, now: LogicalTime, retention_of: impl Fn(NodeId) -> Retention) {
+        for list in self.cached.advance(now) {
+            let mut next = list.front();
+            while let Some(block) = next {
+                next = list.next(&self.links, block);
+                let node = self.get(block).node.expect("a cached block is in the index");
+                self.put_cached(block, retention_of(node));
+            }
+        }
     }
 
     /// Forgets all about the block and gives it a free place.
@@ -205,7 +223,8 @@ impl Pool {
     /// Takes a block out of the cached ones. It needs a place.
     pub(crate) fn remove_cached(&mut self, block: BlockId) {
         debug_assert_eq!(self.get(block).place, Place::Cached, "block {block} is cached");
-        self.cached.remove(&mut self.links, block);
+        let rank = self.get(block).rank;
+        self.cached.remove(&mut self.links, block, rank);
     }
 
     /// Behind the blocks with the same or an earlier end. Releases come nearly in step order, so the walk is short.

@@ -13,6 +13,8 @@ pub struct Usage {
     pub in_transit: u32,
     /// All blocks.
     pub total: u32,
+    /// Of the active blocks, those that pins hold; a block of several pins counts for each of them.
+    pub pinned: u32,
     /// Waste: blocks whose tokens, prefix included, another block holds too.
     pub duplicates: u32,
     /// Waste: slots of tables beyond their [`num_tokens`](crate::BlockTable::num_tokens).

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::BlockId;
+use crate::{BlockId, Retention};
 
 /// The blocks that hold one sequence's tokens: token `t` lives in block `t / block_size`, slot `t % block_size`.
 ///
@@ -31,6 +31,8 @@ pub struct BlockTable {
     /// How often the prefix cache had been cleared when the table was made. What was computed before a clearing is never
     /// shared after it.
     pub(crate) generation: u64,
+    /// What its release asks for.
+    pub(crate) retention: Retention,
     /// A clone of the cache's own handle: counts the live tables and tells the tables of two caches apart.
     pub(crate) owner: Arc<()>,
 }
@@ -46,6 +48,12 @@ impl BlockTable {
     #[must_use]
     pub fn num_tokens(&self) -> u32 {
         self.num_tokens
+    }
+
+    /// Says how long the blocks are to be kept once the table is released; [`Retention::Normal`] if nothing is said. A fork
+    /// starts with the same.
+    pub fn set_retention(&mut self, retention: Retention) {
+        self.retention = retention;
     }
 }
 

@@ -3,7 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kv_paging::{
-    BlockTable, CacheEvent, ConfigError, KvCache, KvCacheConfig, MAX_BLOCKS, PrefixKeys, Salt, StepId, StepOutcome,
+    BlockTable, CacheEvent, ConfigError, KvCache, KvCacheConfig, LogicalTime, MAX_BLOCKS, PrefixKeys, Salt, StepId,
+    StepOutcome,
 };
 
 const CONFIG: KvCacheConfig = KvCacheConfig::new(8, 2);
@@ -33,6 +34,8 @@ fn configurations() {
     check(8, 0, Some(ConfigError::BlockSize(0)));
     check(8, 12, Some(ConfigError::BlockSize(12)));
     check(8, 512, Some(ConfigError::BlockSize(512)));
+    let too_many_pins = KvCacheConfig { max_pinned_blocks: 9, ..CONFIG };
+    assert_eq!(KvCache::new(too_many_pins).err(), Some(ConfigError::MaxPinnedBlocks(9)));
 }
 
 #[test]
@@ -46,6 +49,14 @@ fn misuse_is_named() {
     check("dropped without release", |cache, table, _| {
         drop(table);
         cache.check_invariants();
+    });
+    check("dropped without release", |cache, _, _| {
+        drop(cache.pin(&PrefixKeys::new(&Salt::default(), 2)));
+        cache.check_invariants();
+    });
+    check("time does not go back", |cache, _, _| {
+        cache.advance(LogicalTime(2));
+        cache.advance(LogicalTime(1));
     });
     check("another cache", |_, table, _| KvCache::new(CONFIG).unwrap().release(table, None));
     check("made for the cache's block size", |cache, _, _| {

@@ -4,7 +4,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use kv_paging::{Admission, BlockTable, KvCache, KvCacheConfig, PrefixKeys, Salt, StepId, StepOutcome, TokenId};
+use kv_paging::{
+    Admission, BlockTable, KvCache, KvCacheConfig, LogicalTime, PrefixKeys, Retention, Salt, StepId, StepOutcome,
+    TokenId,
+};
 
 struct CountingAllocator;
 
@@ -88,7 +91,14 @@ impl Server {
         }
         let (fork, _) = cache.fork(&tables[0], PROMPT_TOKENS - 5).expect("one block for the copy");
         tables.push(fork);
-        for table in tables.drain(..) {
+        // Some of what is kept is worth more than the rest, until later rounds.
+        cache.advance(LogicalTime(round as u64));
+        for (mut table, kept_for) in tables.drain(..).zip(0..) {
+            table.set_retention(match kept_for {
+                0 => Retention::Low,
+                1 | 2 => Retention::High { until: LogicalTime(round as u64 + kept_for) },
+                _ => Retention::Normal,
+            });
             cache.release(table, Some(StepId(*step)));
         }
         cache.retire(StepId(*step), StepOutcome::Completed);

@@ -3,7 +3,7 @@
 
 mod model;
 
-use kv_paging::{PrefixCaching, TokenId};
+use kv_paging::{LogicalTime, PrefixCaching, Retention, TokenId};
 use model::{Model, Op};
 use proptest::collection::vec;
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
@@ -29,10 +29,24 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Who asks for more than `Normal`, and what is pinned.
+fn keep() -> impl Strategy<Value = Op> {
+    let retention = prop_oneof![
+        1 => Just(Retention::Low),
+        3 => (0..40_u64).prop_map(|until| Retention::High { until: LogicalTime(until) }),
+    ];
+    prop_oneof![
+        4 => (0..4_usize, retention).prop_map(|(sequence, retention)| Op::Retain { sequence, retention }),
+        3 => prop_oneof![1..4_u64, 4..20_u64].prop_map(|by| Op::Advance { by }),
+        2 => (0..2_u8, tokens(9)).prop_map(|(tenant, tokens)| Op::Pin { tenant, tokens }),
+        1 => Just(Op::Unpin),
+    ]
+}
+
 /// Forgetting is rare, or nothing ever builds up.
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let forget = (0..4_usize).prop_map(|sequence| Op::Forget { sequence });
-    vec(prop_oneof![60 => op(), 2 => forget, 1 => Just(Op::Clear)], 1..120)
+    vec(prop_oneof![60 => op(), 20 => keep(), 2 => forget, 1 => Just(Op::Clear)], 1..120)
 }
 
 fn check(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching, ops: &[Op]) {

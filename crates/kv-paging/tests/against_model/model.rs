@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kv_paging::{
-    BlockId, BlockKey, BlockTable, CacheEvent, KvCache, KvCacheConfig, OutOfBlocks, PrefixCaching, PrefixKeys, Salt,
-    StepId, StepOutcome, TokenId, Usage,
+    BlockId, BlockKey, BlockTable, CacheEvent, KvCache, KvCacheConfig, LogicalTime, OutOfBlocks, Pin, PinLimit,
+    PrefixCaching, PrefixKeys, Retention, Salt, StepId, StepOutcome, TokenId, Usage,
 };
 
 /// Tokens up to the end of a block, behind the tenant's number.
@@ -58,6 +58,7 @@ pub(crate) struct Sequence {
     keys: PrefixKeys,
     tenant: u8,
     tokens: Vec<TokenId>,
+    retention: Retention,
     /// From before the last clearing.
     is_stale: bool,
 }
@@ -82,6 +83,14 @@ pub(crate) enum Op {
     Fork { sequence: usize, num_cut: usize },
     /// Releases a sequence, at once or after the step that is being planned.
     Release { sequence: usize, after: bool },
+    /// Says how long a sequence is to be kept after its release.
+    Retain { sequence: usize, retention: Retention },
+    /// Moves time on.
+    Advance { by: u64 },
+    /// Pins what is published of these tokens.
+    Pin { tenant: u8, tokens: Vec<TokenId> },
+    /// Gives the oldest pin back.
+    Unpin,
     /// Forgets what a sequence holds and all that continues it.
     Forget { sequence: usize },
     /// Forgets all prefixes.
@@ -94,6 +103,11 @@ pub(crate) struct Model {
     caching: bool,
     blocks: Vec<Block>,
     pub(crate) sequences: Vec<Sequence>,
+    pins: Vec<Pin>,
+    max_pinned: usize,
+    now: u64,
+    /// What was asked for each prefix of which a block is left.
+    retentions: BTreeMap<Prefix, Retention>,
     /// The step being planned.
     planned: u64,
     /// The oldest step that is not retired.
@@ -108,8 +122,13 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
-        let mut cache =
-            KvCache::new(KvCacheConfig { prefix_caching, ..KvCacheConfig::new(num_blocks, block_size) }).unwrap();
+        let max_pinned_blocks = num_blocks / 2;
+        let mut cache = KvCache::new(KvCacheConfig {
+            prefix_caching,
+            max_pinned_blocks,
+            ..KvCacheConfig::new(num_blocks, block_size)
+        })
+        .unwrap();
         cache.record_events(1000);
         let empty = || Block {
             content: Content::Private,
@@ -125,6 +144,10 @@ impl Model {
             caching: prefix_caching == PrefixCaching::On,
             blocks: (0..num_blocks).map(|_| empty()).collect(),
             sequences: Vec::new(),
+            pins: Vec::new(),
+            max_pinned: max_pinned_blocks as usize,
+            now: 0,
+            retentions: BTreeMap::new(),
             planned: 0,
             next_to_retire: 0,
             clock: 0,
@@ -170,6 +193,14 @@ impl Model {
             Op::Truncate { sequence, num_cut, after } => self.truncate(*sequence, *num_cut, *after),
             Op::Fork { sequence, num_cut } => self.fork(*sequence, *num_cut),
             Op::Release { sequence, after } => self.release(*sequence, *after),
+            Op::Retain { sequence, retention } => {
+                self.sequences[*sequence].table.set_retention(*retention);
+                self.sequences[*sequence].retention = *retention;
+                true
+            }
+            Op::Advance { by } => self.advance(*by),
+            Op::Pin { tenant, tokens } => self.pin(*tenant, tokens),
+            Op::Unpin => self.unpin(),
             Op::Forget { sequence } => self.forget_sequence(*sequence),
             Op::Clear => self.clear(),
         }
@@ -180,6 +211,7 @@ impl Model {
         while !self.sequences.is_empty() {
             self.apply(&Op::Release { sequence: 0, after: true });
         }
+        while self.apply(&Op::Unpin) {}
         for _ in self.next_to_retire..=self.planned {
             self.apply(&Op::Retire(true));
         }
@@ -213,7 +245,14 @@ impl Model {
         self.num_hit_tokens += num_matched_tokens as u64;
         let tokens = prompt[..num_matched_tokens].to_vec();
         let keys = keys_of(tenant, &tokens, self.block_size);
-        self.sequences.push(Sequence { table: admission.table, keys, tenant, tokens, is_stale: false });
+        self.sequences.push(Sequence {
+            table: admission.table,
+            keys,
+            tenant,
+            tokens,
+            retention: Retention::Normal,
+            is_stale: false,
+        });
         true
     }
 
@@ -253,9 +292,9 @@ impl Model {
                 (0..self.blocks.len()).all(|other| !is_free(other) || taken_already(other)),
                 "free blocks go first"
             );
-            let cached = self.blocks.iter().filter(|other| other.is_cached);
-            let oldest = cached.map(|other| other.dropped_at).min();
-            assert_eq!(Some(self.blocks[block].dropped_at), oldest, "the least recently used block is evicted");
+            let worth = |block: &Block| (self.rank(block.content.prefix()), block.dropped_at);
+            let least = self.blocks.iter().filter(|other| other.is_cached).map(worth).min();
+            assert_eq!(Some(worth(&self.blocks[block])), least, "the block of least worth is evicted");
             self.num_evicted += 1;
         } else {
             assert!(is_free(block), "only takeable blocks are taken");
@@ -364,7 +403,7 @@ impl Model {
         self.cache.truncate(&mut self.sequences[sequence].table, target as u32, after.map(StepId));
         let num_kept = target.div_ceil(self.block_size);
         assert_eq!(self.sequences[sequence].table.blocks(), &old[..num_kept]);
-        self.drop_blocks(&old, num_kept, after);
+        self.drop_blocks(&old, num_kept, after, None);
         let Sequence { tokens, keys, tenant, .. } = &mut self.sequences[sequence];
         tokens.truncate(target);
         *keys = keys_of(*tenant, tokens, self.block_size);
@@ -372,13 +411,13 @@ impl Model {
     }
 
     fn fork(&mut self, sequence: usize, num_cut: usize) -> bool {
-        let Sequence { table, tenant, tokens, is_stale, .. } = &self.sequences[sequence];
+        let Sequence { table, tenant, tokens, retention, is_stale, .. } = &self.sequences[sequence];
         let num_tokens = tokens.len().saturating_sub(num_cut);
         let num_shared = num_tokens / self.block_size;
         let partial = (!num_tokens.is_multiple_of(self.block_size)).then(|| table.blocks()[num_shared]);
         let num_free = (0..self.blocks.len()).filter(|block| self.is_takeable(*block)).count();
         let shared = table.blocks()[..num_shared].to_vec();
-        let (tenant, tokens, is_stale) = (*tenant, tokens[..num_tokens].to_vec(), *is_stale);
+        let (tenant, tokens, retention, is_stale) = (*tenant, tokens[..num_tokens].to_vec(), *retention, *is_stale);
         let Ok((fork, copy)) = self.cache.fork(table, num_tokens as u32) else {
             assert!(partial.is_some() && num_free == 0, "a fork fails only for want of a block");
             return true;
@@ -387,7 +426,7 @@ impl Model {
         assert_eq!(copy.map(|copy| copy.from), partial, "a partial block is copied");
         assert_eq!(copy.map(|copy| copy.to), fork.blocks().get(num_shared).copied());
         let keys = keys_of(tenant, &tokens, self.block_size);
-        self.sequences.push(Sequence { table: fork, keys, tenant, tokens, is_stale });
+        self.sequences.push(Sequence { table: fork, keys, tenant, tokens, retention, is_stale });
         if let Some(copy) = copy {
             let (from, to) = (at(copy.from), at(copy.to));
             self.take(to);
@@ -403,19 +442,106 @@ impl Model {
     }
 
     fn release(&mut self, sequence: usize, after: bool) -> bool {
-        let Sequence { table, .. } = self.sequences.remove(sequence);
+        let Sequence { table, retention, .. } = self.sequences.remove(sequence);
         let after = after.then_some(self.planned);
         let blocks = table.blocks().to_vec();
         self.cache.release(table, after.map(StepId));
-        self.drop_blocks(&blocks, 0, after);
+        self.drop_blocks(&blocks, 0, after, Some(retention));
         true
     }
 
+    fn pin(&mut self, tenant: u8, tokens: &[TokenId]) -> bool {
+        let prefix = |depth| (tenant, tokens[..depth * self.block_size].to_vec());
+        let is_published =
+            |depth: &usize| self.blocks.iter().any(|block| block.content == Content::Published(prefix(*depth)));
+        let depths = 1..=tokens.len() / self.block_size;
+        let num_blocks = depths.take_while(is_published).count();
+        let num_left = self.max_pinned - self.pins.iter().map(|pin| pin.blocks().len()).sum::<usize>();
+        let result = self.cache.pin(&keys_of(tenant, tokens, self.block_size));
+        if num_blocks > num_left {
+            let expected = PinLimit { num_needed: num_blocks as u32, num_left: num_left as u32 };
+            assert_eq!(result.map(|_| ()), Err(expected));
+            return true;
+        }
+        let pin = result.expect("within the bound");
+        assert_eq!((pin.blocks().len(), pin.num_tokens() as usize), (num_blocks, num_blocks * self.block_size));
+        for (depth, block) in (1..).zip(pin.blocks()) {
+            assert_eq!(self.blocks[at(*block)].content, Content::Published(prefix(depth)), "published and the same");
+        }
+        for block in pin.blocks() {
+            self.blocks[at(*block)].is_cached = false;
+        }
+        self.pins.push(pin);
+        true
+    }
+
+    fn unpin(&mut self) -> bool {
+        if self.pins.is_empty() {
+            return false;
+        }
+        let pin = self.pins.remove(0);
+        let blocks = pin.blocks().to_vec();
+        self.cache.unpin(pin);
+        self.drop_blocks(&blocks, 0, None, Some(Retention::Normal));
+        true
+    }
+
+    /// Blocks whose retention ends become the most recently used ones: those of nearer buckets first, then as they were.
+    fn advance(&mut self, by: u64) -> bool {
+        let old_now = self.now;
+        let bucket = |retention: &Retention| match retention {
+            Retention::High { until } if until.0 > old_now => Some((until.0 ^ old_now).ilog2()),
+            _ => None,
+        };
+        self.now += by;
+        self.cache.advance(LogicalTime(self.now));
+        let is_over = |retention: &Retention| matches!(retention, Retention::High { until } if until.0 <= self.now);
+        let mut ended: Vec<(u32, u64, usize)> = (0..self.blocks.len())
+            .filter(|block| self.blocks[*block].is_cached)
+            .filter_map(|block| {
+                let retention = self.retentions.get(self.blocks[block].content.prefix()?)?;
+                let bucket = bucket(retention).filter(|_| is_over(retention))?;
+                Some((bucket, self.blocks[block].dropped_at, block))
+            })
+            .collect();
+        ended.sort_unstable();
+        for (_, _, block) in ended {
+            self.clock += 1;
+            self.blocks[block].dropped_at = self.clock;
+        }
+        true
+    }
+
+    /// Lower ranks are evicted first; equal ones by last use.
+    fn rank(&self, prefix: Option<&Prefix>) -> u32 {
+        let retention = prefix.and_then(|prefix| self.retentions.get(prefix));
+        match retention.copied().unwrap_or(Retention::Low) {
+            Retention::Low => 0,
+            Retention::High { until } if until.0 > self.now => 2 + (until.0 ^ self.now).ilog2(),
+            Retention::Normal | Retention::High { .. } => 1,
+        }
+    }
+
+    /// A table that is released asks for this, and has used what it holds, in whichever block that is cached.
+    fn retain(&mut self, block: usize, retention: Retention) {
+        let Some(prefix) = self.blocks[block].content.prefix().cloned() else { return };
+        for other in &mut self.blocks {
+            if other.is_cached && other.content.prefix() == Some(&prefix) {
+                other.dropped_at = self.clock;
+            }
+        }
+        let asked = self.retentions.entry(prefix).or_insert(Retention::Low);
+        *asked = retention.max(*asked);
+    }
+
     /// A table with these blocks has kept the first `num_kept`. Busy ends spread towards the front.
-    fn drop_blocks(&mut self, blocks: &[BlockId], num_kept: usize, after: Option<u64>) {
+    fn drop_blocks(&mut self, blocks: &[BlockId], num_kept: usize, after: Option<u64>, retention: Option<Retention>) {
         let mut busy = after;
         for index in (num_kept..blocks.len()).rev() {
             self.clock += 1;
+            if let Some(retention) = retention {
+                self.retain(at(blocks[index]), retention);
+            }
             let block = &mut self.blocks[at(blocks[index])];
             busy = busy.max(block.busy).max(block.content.pending_step());
             block.busy = busy;
@@ -489,12 +615,15 @@ impl Model {
 
     /// A prefix is gone when no block has it.
     fn unannounce(&mut self) {
-        self.announced.retain(|prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix)));
+        let is_left = |prefix: &Prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix));
+        self.announced.retain(is_left);
+        self.retentions.retain(|prefix, _| is_left(prefix));
     }
 
     fn num_holders(&self, block: usize) -> usize {
         let holds = |sequence: &&Sequence| sequence.table.blocks().iter().any(|held| at(*held) == block);
-        self.sequences.iter().filter(holds).count()
+        let pins = |pin: &&Pin| pin.blocks().iter().any(|held| at(*held) == block);
+        self.sequences.iter().filter(holds).count() + self.pins.iter().filter(pins).count()
     }
 
     fn is_held(&self, block: usize) -> bool {
@@ -522,6 +651,7 @@ impl Model {
         let count = |test: &dyn Fn(usize) -> bool| (0..self.blocks.len()).filter(|block| test(*block)).count() as u32;
         let held_tokens: usize = self.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
         let held_blocks: usize = self.sequences.iter().map(|sequence| sequence.table.blocks().len()).sum();
+        let num_pinned: usize = self.pins.iter().map(|pin| pin.blocks().len()).sum();
         let prefixes: Vec<&Prefix> = self.blocks.iter().filter_map(|block| block.content.prefix()).collect();
         let distinct: BTreeSet<&Prefix> = prefixes.iter().copied().collect();
         let expected = Usage {
@@ -530,6 +660,7 @@ impl Model {
             active: count(&|block| self.is_held(block)),
             in_transit: count(&|block| !self.is_held(block) && self.is_busy(block)),
             total: self.blocks.len() as u32,
+            pinned: num_pinned as u32,
             duplicates: (prefixes.len() - distinct.len()) as u32,
             empty_slots: (held_blocks * self.block_size - held_tokens) as u64,
         };
@@ -573,8 +704,16 @@ impl Op {
             | Self::Truncate { sequence, .. }
             | Self::Fork { sequence, .. }
             | Self::Release { sequence, .. }
+            | Self::Retain { sequence, .. }
             | Self::Forget { sequence } => Some(*sequence),
-            Self::Admit { .. } | Self::Start { .. } | Self::Launch | Self::Retire(_) | Self::Clear => None,
+            Self::Admit { .. }
+            | Self::Start { .. }
+            | Self::Launch
+            | Self::Retire(_)
+            | Self::Advance { .. }
+            | Self::Pin { .. }
+            | Self::Unpin
+            | Self::Clear => None,
         }
     }
 }
