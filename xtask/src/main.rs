@@ -9,8 +9,11 @@ mod checks;
 mod codegen;
 mod demo;
 mod doctor;
+mod mutants;
 mod process;
 mod pull_demo;
+mod report;
+mod sim;
 mod test;
 mod tidy;
 
@@ -46,6 +49,12 @@ enum Task {
     Doctor,
     /// Micro-benchmarks, then a load run through gRPC on the demo model.
     Bench(bench::Args),
+    /// Plants one bug after the other into a copy of the core, and expects the simulator to find each.
+    Mutants(mutants::Args),
+    /// Simulates a comparison and writes its page and its plot into docs/.
+    Report(report::Args),
+    /// Plays random scenarios in the simulator and shrinks the first that fails.
+    Sim(sim::Args),
     /// Fetches the demo model into the cache, where the tests look for it.
     PullDemo,
 }
@@ -59,6 +68,9 @@ fn main() -> ExitCode {
         Task::Codegen { check } => codegen(check),
         Task::Doctor => doctor::run(),
         Task::Bench(args) => bench::run(&args),
+        Task::Report(args) => report::run(&args),
+        Task::Sim(args) => sim::run(&args),
+        Task::Mutants(args) => mutants::run(&args),
         Task::PullDemo => pull_demo::run(),
     };
     match outcome {

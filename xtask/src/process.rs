@@ -14,15 +14,20 @@ pub(crate) fn repository_root() -> PathBuf {
     Path::new(&manifest).parent().expect("xtask lies in the repository's root").to_path_buf()
 }
 
-/// Cargo's folder of build results, where `cargo` puts a binary of the given profile folder.
+/// Where `cargo` puts a binary of the given profile folder.
 pub(crate) fn built_binary(profile_folder: &str, name: &str) -> Result<PathBuf> {
+    Ok(target_directory()?.join(profile_folder).join(name).with_extension(std::env::consts::EXE_EXTENSION))
+}
+
+/// Cargo's folder of build results.
+pub(crate) fn target_directory() -> Result<PathBuf> {
     #[derive(serde::Deserialize)]
     struct Metadata {
         target_directory: PathBuf,
     }
     let metadata = read_output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
     let metadata: Metadata = serde_json::from_str(&metadata).context("cargo metadata printed something unreadable")?;
-    Ok(metadata.target_directory.join(profile_folder).join(name).with_extension(std::env::consts::EXE_EXTENSION))
+    Ok(metadata.target_directory)
 }
 
 /// The cargo that runs this task, in the repository's root.

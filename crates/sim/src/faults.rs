@@ -1,5 +1,7 @@
 //! What goes wrong, and when. Chosen by step number and seed alone, so that a fault does not move when the run changes.
 
+use std::time::Duration;
+
 use serving_types::{RowSlot, StepId};
 
 use crate::Random;
@@ -23,19 +25,37 @@ pub struct Faults {
     pub device_loss: Option<StepId>,
     /// The executor panics when this step is launched.
     pub panic: Option<StepId>,
+    /// That a step takes twenty times as long as others.
+    pub slow_step: u32,
+    /// From this step on no step and no row fails by chance: whoever comes later must get all that it asked for.
+    pub calm_from: Option<StepId>,
 }
 
 impl Faults {
     pub(crate) fn fails_launch(&self, step: StepId) -> bool {
-        self.draw(step, 1).chance(self.launch_failure)
+        !self.is_calm(step) && self.draw(step, 1).chance(self.launch_failure)
     }
 
     pub(crate) fn fails_finish(&self, step: StepId) -> bool {
-        self.failed_step == Some(step) || self.draw(step, 2).chance(self.finish_failure)
+        self.failed_step == Some(step) || (!self.is_calm(step) && self.draw(step, 2).chance(self.finish_failure))
     }
 
     pub(crate) fn faults_row(&self, step: StepId, slot: RowSlot) -> bool {
-        self.faulty_step == Some(step) || self.draw(step, 3 + u64::from(slot.0)).chance(self.row_fault)
+        let draws_fault = || self.draw(step, 4 + u64::from(slot.0)).chance(self.row_fault);
+        self.faulty_step == Some(step) || (!self.is_calm(step) && draws_fault())
+    }
+
+    /// Virtual time that a step takes.
+    pub(crate) fn step_time(&self, step: StepId) -> Duration {
+        Duration::from_millis(if self.draw(step, 3).chance(self.slow_step) { 20 } else { 1 })
+    }
+
+    /// Whether no step from this one on can fail by chance.
+    pub(crate) fn is_calm(&self, step: StepId) -> bool {
+        match self.calm_from {
+            Some(calm) => step >= calm,
+            None => self.launch_failure + self.finish_failure + self.row_fault == 0,
+        }
     }
 
     fn draw(&self, step: StepId, what: u64) -> Random {

@@ -28,6 +28,17 @@ impl Random {
         first + (self.bits() % (u64::from(last - first) + 1)) as u32
     }
 
+    /// A number in `(0, 1]`.
+    pub fn unit(&mut self) -> f64 {
+        ((self.bits() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// A normally distributed number with mean 0 and deviation 1 (Box and Muller, 1958).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * self.unit().ln()).sqrt();
+        radius * (core::f64::consts::TAU * self.unit()).cos()
+    }
+
     /// True so many times in a thousand.
     pub fn chance(&mut self, per_mille: u32) -> bool {
         self.pick(0..=999) < per_mille

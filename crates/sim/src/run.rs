@@ -4,12 +4,9 @@
 use std::collections::BTreeMap;
 
 use engine::{Command, EngineCore, EngineRequest, EngineStats, Event, PrefixKeys, Step, TokenLogprobs};
-use serving_types::{FinishReason, RequestId, Timestamp, TokenId, Usage};
+use serving_types::{FinishReason, RequestId, StepId, Timestamp, TokenId, Usage};
 
 use crate::{FakeExecutor, FakeModel, Scenario, SimRequest};
-
-/// Virtual time that a step takes.
-const STEP_NANOS: u64 = 1_000_000;
 
 /// What a client saw.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -56,6 +53,12 @@ struct Run<'a> {
     /// What clients will do, by time; what comes first in the scenario comes first at the same time.
     agenda: BTreeMap<(Timestamp, usize), Command>,
     transcripts: BTreeMap<RequestId, Transcript>,
+    /// Cancels of clients that have just seen enough.
+    reactions: Vec<Command>,
+    /// When the last step that could fail was finished.
+    calm_since: Option<Timestamp>,
+    /// Steps that may still be taken, once all have come and nothing fails any more.
+    steps_left: Option<u64>,
 }
 
 impl<'a> Run<'a> {
@@ -82,50 +85,86 @@ impl<'a> Run<'a> {
         if let Some((at, timeout)) = scenario.drain {
             plan(at, Command::Drain { cancel_at: at.after(timeout) });
         }
+        for &at in &scenario.clears {
+            plan(at, Command::ClearPrefixCache);
+        }
         let transcripts = ids.map(|id| (id, Transcript::default())).collect();
-        Self { scenario, model, core, now: Timestamp(0), agenda, transcripts }
+        let (now, reactions) = (Timestamp(0), Vec::new());
+        Self { scenario, model, core, now, agenda, transcripts, reactions, calm_since: None, steps_left: None }
     }
 
     fn play(&mut self) -> Step {
         let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
-        for _ in 0..self.max_steps() {
+        loop {
+            inbox.append(&mut self.reactions);
             while let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= self.now) {
                 inbox.push(entry.remove());
             }
+            let cancelled: Vec<RequestId> = inbox.iter().filter_map(cancelled).collect();
             let step = self.core.step(self.now, &mut inbox, &mut outbox);
             assert!(inbox.is_empty(), "a step obeys all commands");
             for event in outbox.drain(..) {
                 self.hear(event);
             }
+            for id in cancelled {
+                assert!(self.transcripts[&id].finished.is_some(), "request {id} goes on after its cancel was seen");
+            }
             self.core.check_invariants();
             match step {
-                Step::Worked => self.now.0 += STEP_NANOS,
+                Step::Worked => self.finish_step(),
                 Step::Idle | Step::Drained { .. } | Step::DeviceLost(_) => match self.agenda.first_key_value() {
                     Some((&(at, _), _)) => self.now = self.now.max(at),
                     None => return step,
                 },
             }
         }
-        panic!("no end after {} steps", self.max_steps());
     }
 
-    /// Far more steps than any scenario needs: each computes one token of one request, each request is preempted for each
-    /// token of every other.
-    fn max_steps(&self) -> usize {
-        let requests = &self.scenario.requests;
-        let num_tokens: usize =
-            requests.iter().map(|request| request.prompt.len() + request.sampling.max_tokens as usize).sum();
-        1000 + num_tokens * requests.len()
+    /// Lets the time of a step pass. Once nothing fails any more and nobody comes any more, counts down.
+    fn finish_step(&mut self) {
+        let num_steps = self.core.stats().steps;
+        self.now = self.now.after(self.scenario.faults.step_time(StepId(num_steps)));
+        if self.calm_since.is_none() && self.scenario.faults.is_calm(StepId(num_steps)) {
+            self.calm_since = Some(self.now);
+        }
+        if self.calm_since.is_some() && self.agenda.is_empty() {
+            let bound = self.liveness_bound();
+            let left = self.steps_left.get_or_insert(bound);
+            *left = left.checked_sub(1).expect("all have come and nothing fails, but the end does not come");
+        }
+    }
+
+    /// Steps in which everybody who is left must end. Some request advances by a token or more, or waits for the blocks of
+    /// the steps in flight, in each step; and no request that advances is preempted by all others, so a few times what there
+    /// is to compute is enough.
+    fn liveness_bound(&self) -> u64 {
+        let requests = self.scenario.requests.iter().zip(self.transcripts.values());
+        let unfinished = requests.filter(|(_, transcript)| transcript.finished.is_none());
+        let max_len = u64::from(self.scenario.limits.max_model_len);
+        let num_tokens: u64 = unfinished
+            .map(|(request, _)| (request.prompt.len() as u64 + u64::from(request.sampling.max_tokens)).min(max_len))
+            .sum();
+        100 + 2 * num_tokens * (1 + u64::from(self.scenario.limits.max_steps_in_flight))
     }
 
     fn hear(&mut self, event: Event) {
         let id = event.id();
         let transcript = self.transcripts.get_mut(&id).expect("an event of a request that exists");
         assert_eq!(transcript.finished, None, "request {id} ended, and then came {event:?}");
+        let request = &self.scenario.requests[id.0 as usize];
+        let is_late = request.timeout.is_some_and(|timeout| request.arrival.after(timeout) <= self.now);
+        assert!(
+            !is_late || matches!(event, Event::Finished { .. }),
+            "after the deadline of request {id} came {event:?}"
+        );
         match event {
             Event::Token { token, logprobs, .. } => {
                 transcript.tokens.push(token);
                 transcript.logprobs.extend(logprobs.map(|logprobs| *logprobs));
+                let enough = request.cancel_after_tokens;
+                if enough.is_some_and(|enough| enough as usize == transcript.tokens.len()) {
+                    self.reactions.push(Command::Cancel(id));
+                }
             }
             Event::PromptLogprobs { logprobs, .. } => {
                 assert_eq!(transcript.prompt_logprobs, None, "prompt log-probabilities of request {id} come once");
@@ -154,8 +193,11 @@ impl<'a> Run<'a> {
         assert_eq!(usage.output_tokens as usize, seen.tokens.len(), "usage counts what was sent");
         assert_eq!(usage.prompt_tokens as usize, request.prompt.len(), "usage counts the prompt");
         assert!(usage.cached_tokens < usage.prompt_tokens, "a prompt is never matched whole");
+        let num_shareable = self.num_shareable_tokens(request);
+        assert!(usage.cached_tokens <= num_shareable, "{} tokens found of {num_shareable}", usage.cached_tokens);
         let faults = &self.scenario.faults;
-        let may_fail = faults.launch_failure + faults.finish_failure + faults.row_fault > 0
+        let comes_in_storm = self.calm_since.is_none_or(|calm| request.arrival < calm);
+        let may_fail = (comes_in_storm && !faults.is_calm(StepId(0)))
             || faults.failed_step.is_some()
             || faults.faulty_step.is_some()
             || matches!(end, Step::DeviceLost(_) | Step::Drained { .. });
@@ -164,12 +206,26 @@ impl<'a> Run<'a> {
                 assert_eq!((&seen.tokens, reason), (&alone.tokens, &alone.reason), "a request ends as it does alone");
             }
             FinishReason::Cancelled => {
-                assert!(request.cancel_at.is_some() || self.scenario.drain.is_some(), "nobody cancelled");
+                let may_cancel = request.cancel_at.is_some() || request.cancel_after_tokens.is_some();
+                assert!(may_cancel || self.scenario.drain.is_some(), "nobody cancelled");
             }
             FinishReason::Deadline => assert!(request.timeout.is_some(), "there was no deadline"),
             FinishReason::Failed(cause) => assert!(may_fail, "nothing was to fail, but: {cause}"),
         }
         self.check_logprobs(request, seen);
+    }
+
+    /// Tokens of a prompt, in full blocks, that its own tenant's other requests ever had too. What is found beyond these
+    /// is another tenant's.
+    fn num_shareable_tokens(&self, request: &SimRequest) -> u32 {
+        let others = self.scenario.requests.iter().zip(self.transcripts.values());
+        let others = others.filter(|(other, _)| !std::ptr::eq(*other, request) && other.salt == request.salt);
+        let longest = others.map(|(other, transcript)| {
+            let tokens = other.prompt.iter().chain(&transcript.tokens);
+            tokens.zip(&request.prompt).take_while(|(other, own)| other == own).count() as u32
+        });
+        let block_size = self.scenario.limits.block_size;
+        longest.max().unwrap_or(0) / block_size * block_size
     }
 
     fn check_logprobs(&self, request: &SimRequest, seen: &Transcript) {
@@ -192,5 +248,12 @@ impl<'a> Run<'a> {
             Some(seen) => assert_eq!(*seen, of_prompt, "log-probabilities of the prompt"),
             None => assert!(seen.tokens.is_empty() || of_prompt.is_empty(), "the prompt is scored before the output"),
         }
+    }
+}
+
+fn cancelled(command: &Command) -> Option<RequestId> {
+    match command {
+        Command::Cancel(id) => Some(*id),
+        Command::Submit(_) | Command::ClearPrefixCache | Command::Drain { .. } => None,
     }
 }

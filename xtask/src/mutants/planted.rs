@@ -1,0 +1,105 @@
+//! The planted bugs: what each is, and the one place that it changes. When that code is rewritten, its bug is planted anew.
+
+use anyhow::{Result, ensure};
+
+/// One bug.
+pub(super) struct PlantedBug {
+    pub(super) name: &'static str,
+    /// The file, from the repository's root.
+    pub(super) file: &'static str,
+    /// What stands there exactly once.
+    sound: &'static str,
+    /// What is put in its place.
+    broken: &'static str,
+}
+
+impl PlantedBug {
+    /// The file's text with the bug.
+    pub(super) fn apply(&self, text: &str) -> Result<String> {
+        let count = text.matches(self.sound).count();
+        ensure!(count == 1, "\"{}\": {count} places in {} read `{}`, not one", self.name, self.file, self.sound);
+        Ok(text.replace(self.sound, self.broken))
+    }
+}
+
+pub(super) const PLANTED: [PlantedBug; 13] = [
+    PlantedBug {
+        name: "a release is skipped",
+        file: "crates/scheduler/src/scheduler.rs",
+        sound: "self.kv.release(running.table, after.map(kv_step));",
+        broken: "core::mem::forget((running.table, after));",
+    },
+    PlantedBug {
+        name: "blocks are free while a step in flight names them",
+        file: "crates/scheduler/src/scheduler.rs",
+        sound: "self.kv.release(running.table, after.map(kv_step));",
+        broken: "self.kv.release(running.table, after.map(kv_step).and(None));",
+    },
+    PlantedBug {
+        name: "a failed step's promises are not withdrawn",
+        file: "crates/kv-paging/src/promises.rs",
+        sound: "            StepOutcome::Completed => {",
+        broken: "            StepOutcome::Completed | StepOutcome::Failed => {",
+    },
+    PlantedBug {
+        name: "whoever matched a withdrawn block goes on",
+        file: "crates/scheduler/src/complete.rs",
+        sound: "if self.kv.is_withdrawn(",
+        broken: "if false && self.kv.is_withdrawn(",
+    },
+    PlantedBug {
+        name: "a parent is evicted before its child",
+        file: "crates/kv-paging/src/cache.rs",
+        sound: "// From the end, so that blocks are cached, and later evicted, before the blocks of their prefix.",
+        broken: "blocks.reverse();",
+    },
+    PlantedBug {
+        name: "the salt is ignored",
+        file: "crates/kv-paging/src/keys.rs",
+        sound: "            salt: *salt,",
+        broken: "            salt: Salt::default(),",
+    },
+    PlantedBug {
+        name: "a prompt is matched whole",
+        file: "crates/kv-paging/src/cache.rs",
+        sound: "let all_but_one = &prompt[..prompt.len().saturating_sub(1)];",
+        broken: "let all_but_one = prompt;",
+    },
+    PlantedBug {
+        name: "a chunk is dropped",
+        file: "crates/scheduler/src/plan.rs",
+        sound: "running.num_planned = end;",
+        broken: "running.num_planned = if samples { end } else { num_tokens - 1 };",
+    },
+    PlantedBug {
+        name: "the token budget is exceeded",
+        file: "crates/scheduler/src/plan.rs",
+        sound: "plan.budget_tokens -= end - start;",
+        broken: "plan.budget_tokens -= 1;",
+    },
+    PlantedBug {
+        name: "a cancelled request is resurrected",
+        file: "crates/scheduler/src/scheduler.rs",
+        sound: "self.end(index, FinishReason::Cancelled, updates);",
+        broken: "let usage = self.requests[index].usage;
+            updates.push(Update::Finished { id, reason: FinishReason::Cancelled, usage });",
+    },
+    PlantedBug {
+        name: "a result from before a preemption is taken",
+        file: "crates/scheduler/src/complete.rs",
+        sound: "request.attempt == row.attempt && ",
+        broken: "",
+    },
+    PlantedBug {
+        name: "what a faulty row computed is shared",
+        file: "crates/scheduler/src/complete.rs",
+        sound: "self.kv.forget(&self.requests[index].expect_running().table);",
+        broken: "",
+    },
+    PlantedBug {
+        name: "a deadline passes unseen",
+        file: "crates/scheduler/src/scheduler.rs",
+        sound: "if deadline > now {",
+        broken: "if deadline.after(core::time::Duration::from_millis(5)) > now {",
+    },
+];
