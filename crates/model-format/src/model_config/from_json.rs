@@ -12,6 +12,14 @@ const FILE: &str = "config.json";
 /// transformers' default for every architecture that is supported.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
+/// What a `model_type` means where a config was saved without its model, and so without `architectures`.
+const CAUSAL_MODELS: [(&str, &str); 4] = [
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+];
+
 /// Keys that change the mathematics, with the texts of the values that leave it as implemented.
 const IMPLEMENTED_ONLY_AS: [(&str, &[&str]); 10] = [
     ("add_cross_attention", &["false"]),
@@ -30,15 +38,15 @@ const IMPLEMENTED_ONLY_AS: [(&str, &[&str]); 10] = [
 /// Keys that do not change the logits: training, bookkeeping, output options of the Python classes, and defaults of
 /// generation, which belong to generation_config.json.
 #[rustfmt::skip]
-const HARMLESS: [&str; 70] = [
+const HARMLESS: [&str; 69] = [
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_from_model_config", "_name_or_path",
     "attention_dropout", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "chunk_size_feed_forward",
     "classifier_dropout", "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample",
     "early_stopping", "embd_pdrop", "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task",
     "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout", "id2label",
     "initializer_range", "is_decoder", "is_llama_config", "label2id", "length_penalty",
-    "max_length", "max_sequence_length", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "max_length", "max_sequence_length", "min_length", "no_repeat_ngram_size", "num_beam_groups",
+    "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
     "output_router_logits", "output_scores", "pad_token_id", "prefix", "pretraining_tp",
     "problem_type", "remove_invalid_values", "repetition_penalty", "resid_pdrop", "return_dict",
     "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
@@ -92,10 +100,15 @@ impl ModelConfig {
 }
 
 fn architecture(fields: &mut Object<'_>) -> Result<String, FormatError> {
-    let text = fields.take_text("architectures").ok_or_else(|| FormatError::missing("architectures"))?;
+    const KEY: &str = "architectures";
+    let model_type: Option<String> = fields.take("model_type")?;
+    let Some(text) = fields.take_text(KEY) else {
+        let known = CAUSAL_MODELS.iter().find(|(known, _)| model_type.as_deref() == Some(*known));
+        return known.map(|(_, name)| (*name).to_owned()).ok_or_else(|| FormatError::missing(KEY));
+    };
     match serde_json::from_str::<[String; 1]>(text) {
         Ok([architecture]) => Ok(architecture),
-        Err(_) => Err(FormatError::unsupported("architectures", text)),
+        Err(_) => Err(FormatError::unsupported(KEY, text)),
     }
 }
 

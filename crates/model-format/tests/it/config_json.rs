@@ -109,6 +109,9 @@ fn accepted_variants() {
     let config =
         |name, edits: &[_]| ModelConfig::from_json(&edited(name, edits)).unwrap_or_else(|e| panic!("{edits:?}: {e}"));
 
+    for name in [LLAMA, MISTRAL, QWEN2, QWEN3] {
+        assert_eq!(config(name, &[("architectures", "")]), config(name, &[]), "the model type says as much");
+    }
     assert_eq!(config(LLAMA, &[("num_key_value_heads", "")]).num_kv_heads, 9);
     assert_eq!(config(LLAMA, &[("num_key_value_heads", "null")]).num_kv_heads, 9);
     assert_eq!(config(LLAMA, &[("rope_theta", "")]).rope, plain(10_000.0));
@@ -159,7 +162,9 @@ fn refused_by_name() {
     let mixed = serde_json::to_string(&mixed).expect("JSON");
     let mixed_layers = [("use_sliding_window", "true"), ("layer_types", mixed.as_str())];
     let cases: Vec<Case<'_>> = vec![
-        ("`architectures` is missing", LLAMA, &[("architectures", "")]),
+        ("`architectures` is missing", LLAMA, &[("architectures", ""), ("model_type", "")]),
+        ("`architectures` is missing", LLAMA, &[("architectures", "null"), ("model_type", "\"gpt2\"")]),
+        ("`model_type` = 7", LLAMA, &[("model_type", "7")]),
         ("`architectures` =", LLAMA, &[("architectures", "[]")]),
         ("`architectures` =", LLAMA, &[("architectures", r#"["A", "B"]"#)]),
         ("`hidden_size` is missing", LLAMA, &[("hidden_size", "")]),
