@@ -1,5 +1,7 @@
 //! Micro-benchmarks of what runs once a step or a token on the host. Knows no private items.
 
+mod serving;
+
 use std::hint::black_box;
 
 use benches::draw_token_ids;
@@ -66,5 +68,5 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, kv_cache, choice);
+criterion_group!(benches, kv_cache, serving::scheduler, serving::engine, choice);
 criterion_main!(benches);

@@ -12,6 +12,7 @@ use crossbeam_channel::Receiver;
 use serving_types::{Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, RequestId};
 
 use crate::handle::{Shared, State};
+use crate::stream::EventSender;
 use crate::{Command, EngineCore, EngineRequest, Event, Step};
 
 /// Most messages read between two steps, so that a flood of them cannot hold up the running requests.
@@ -19,7 +20,7 @@ const MAX_MESSAGES_PER_STEP: usize = 4096;
 
 /// What handles send.
 pub(crate) enum Message {
-    Submit { request: Box<EngineRequest>, events: async_channel::Sender<Event> },
+    Submit { request: Box<EngineRequest>, events: EventSender },
     Command(Command),
 }
 
@@ -27,7 +28,7 @@ pub(crate) struct Driver {
     core: EngineCore,
     messages: Receiver<Message>,
     shared: Arc<Shared>,
-    streams: HashMap<RequestId, async_channel::Sender<Event>>,
+    streams: HashMap<RequestId, EventSender>,
     inbox: Vec<Command>,
     outbox: Vec<Event>,
     step_time: Duration,
@@ -92,7 +93,7 @@ impl Driver {
         }
     }
 
-    /// Hands out what happened. A stream whose reader went away is none of our business: its cancel is on the way.
+    /// Hands out what happened.
     fn deliver(&mut self) {
         for event in self.outbox.drain(..) {
             let id = event.id();
@@ -100,10 +101,10 @@ impl Driver {
                 // First the place, then the news, so that whoever hears of it finds the place free.
                 self.shared.request_ended();
                 if let Some(stream) = self.streams.remove(&id) {
-                    let _ = stream.try_send(event);
+                    stream.send(event);
                 }
             } else if let Some(stream) = self.streams.get(&id) {
-                let _ = stream.try_send(event);
+                stream.send(event);
             }
         }
     }
@@ -116,7 +117,7 @@ impl Driver {
     }
 }
 
-fn read(message: Message, inbox: &mut Vec<Command>, streams: &mut HashMap<RequestId, async_channel::Sender<Event>>) {
+fn read(message: Message, inbox: &mut Vec<Command>, streams: &mut HashMap<RequestId, EventSender>) {
     inbox.push(match message {
         Message::Submit { request, events } => {
             streams.insert(request.id, events);

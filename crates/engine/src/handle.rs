@@ -11,6 +11,7 @@ use serving_types::{ExecutorLimits, FinishReason, MemoryEntry, RequestId, Sampli
 
 use crate::driver::{Driver, Message};
 use crate::refusal::Door;
+use crate::stream::{EventReceiver, event_stream};
 use crate::{Command, EngineCore, EngineRequest, EngineStats, Event, Refusal};
 
 /// How long [`Engine::drain`] waits for the engine's thread once the drain's own time is up: a few steps.
@@ -161,8 +162,7 @@ impl Engine {
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_tokens = prompt.num_tokens();
         let deadline = timeout.map(|timeout| self.shared.now().after(timeout));
-        // Holds at most `max_tokens` + 2 events in its life, so the engine never waits for its reader.
-        let (sender, events) = async_channel::unbounded();
+        let (sender, events) = event_stream();
         let request = Box::new(EngineRequest { id, prompt, sampling, deadline });
         // If the engine stops before it reads this, the handle finds its stream closed and says so.
         let _ = self.inbox.send(Message::Submit { request, events: sender });
@@ -291,7 +291,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One request's stream of events. Dropping it before the end cancels the request.
 pub struct RequestHandle {
     id: RequestId,
-    events: async_channel::Receiver<Event>,
+    events: EventReceiver,
     inbox: Sender<Message>,
     shared: Arc<Shared>,
     /// What is known of it on this side, in case that the engine cannot tell any more.
@@ -311,7 +311,7 @@ impl RequestHandle {
         if self.is_finished {
             return None;
         }
-        let event = self.events.recv().await.ok();
+        let event = self.events.recv().await;
         Some(self.pass_on(event))
     }
 
@@ -320,7 +320,7 @@ impl RequestHandle {
         if self.is_finished {
             return None;
         }
-        let event = self.events.recv_blocking().ok();
+        let event = self.events.recv_blocking();
         Some(self.pass_on(event))
     }
 

@@ -26,11 +26,12 @@ mod event;
 mod handle;
 mod refusal;
 mod stats;
+mod stream;
 
 pub use crate::core::{EngineConfig, EngineCore, Step};
 pub use event::{Command, EngineRequest, Event, TokenLogprobs};
 pub use handle::{DrainOutcome, Engine, Health, RequestHandle, SubmitError, SubmitRequest};
-pub use kv_paging::{PrefixCaching, PrefixKeys, Salt};
+pub use kv_paging::{MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching, PrefixKeys, Salt};
 pub use refusal::Refusal;
 pub use scheduler::ConfigError;
 pub use stats::EngineStats;

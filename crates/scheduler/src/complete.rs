@@ -1,11 +1,10 @@
 //! What the results of a step do to the requests that had rows in it. Knows no batch that is still to be planned.
 
-use serving_types::{BatchOutput, FinishReason, RowOutput, StepId};
+use serving_types::{BatchOutput, FinishReason, RowOutput, RowSlot, StepId};
 
 use kv_paging::StepOutcome;
 
 use crate::plan::{PlannedRow, PlannedStep};
-use crate::request::RequestIndex;
 use crate::scheduler::kv_step;
 use crate::{Scheduler, Update};
 
@@ -20,8 +19,8 @@ impl Scheduler {
         let planned = self.retire(step, StepOutcome::Completed);
         assert_eq!(planned.rows.len(), output.rows.len(), "step {step} must answer each of its rows");
         for (row, result) in planned.rows.iter().zip(&output.rows) {
-            if let Some(index) = self.current(row) {
-                self.complete_row(index, row, (result, output), updates);
+            if self.running.get_mut(row.slot, row.admission).is_some() {
+                self.complete_row(row.slot, row, (result, output), updates);
             }
         }
         self.recycle(planned);
@@ -35,16 +34,17 @@ impl Scheduler {
     pub fn fail_step(&mut self, step: StepId, cause: &str, updates: &mut Vec<Update>) {
         let planned = self.retire(step, StepOutcome::Failed);
         for row in &planned.rows {
-            if let Some(index) = self.current(row) {
+            if let Some(running) = self.running.get_mut(row.slot, row.admission) {
+                let index = running.request;
                 self.end(index, FinishReason::Failed(cause.into()), updates);
             }
         }
         self.recycle(planned);
         // From the youngest on, so that each removal leaves the places before it alone.
         for place in (0..self.running.len()).rev() {
-            let index = self.running[place];
-            if self.kv.is_withdrawn(&self.requests[index].expect_running().table) {
-                self.preempt(index);
+            let slot = self.running.slot_at(place);
+            if self.kv.is_withdrawn(&self.running[slot].table) {
+                self.preempt(slot);
             }
         }
     }
@@ -71,27 +71,23 @@ impl Scheduler {
         planned
     }
 
-    /// The request of a row, unless it ended or was preempted since the row was planned.
-    fn current(&self, row: &PlannedRow) -> Option<RequestIndex> {
-        let request = self.requests.get(row.request)?;
-        (request.id == row.id && request.attempt == row.attempt && request.running.is_some()).then_some(row.request)
-    }
-
     fn complete_row(
         &mut self,
-        index: RequestIndex,
+        slot: RowSlot,
         row: &PlannedRow,
         (result, output): (&RowOutput, &BatchOutput),
         updates: &mut Vec<Update>,
     ) {
+        let running = &mut self.running[slot];
+        let index = running.request;
         if let Some(fault) = result.fault {
             // What it computed may be what is wrong, and so may be what it matched: nobody else shall start from that.
-            self.kv.forget(&self.requests[index].expect_running().table);
+            self.kv.forget(&running.table);
             self.end(index, FinishReason::Failed(fault.to_string()), updates);
             return;
         }
         let request = &mut self.requests[index];
-        request.expect_running().num_computed = row.end;
+        running.num_computed = row.end;
         let first_sampled = result.logprobs.start + row.num_scored;
         if row.num_scored > 0 {
             request.num_scored += row.num_scored;
@@ -107,13 +103,15 @@ impl Scheduler {
         let &[token] = output.tokens_of(result) else { panic!("a sound row that samples has one token") };
         request.keys.extend(&[token]);
         request.usage.output_tokens += 1;
-        request.expect_running().num_pending -= 1;
+        running.num_tokens += 1;
+        running.last_token = token;
+        running.num_pending -= 1;
         self.stats.output_tokens += 1;
         let logprobs = request.sampling.logprobs.map(|_| first_sampled);
         updates.push(Update::Token { id: request.id, token, logprobs });
         if request.sampling.stop_token_ids.binary_search(&token).is_ok() {
             self.end(index, FinishReason::StopToken(token), updates);
-        } else if request.num_tokens() == request.max_len {
+        } else if running.num_tokens == running.max_len {
             self.end(index, FinishReason::Length, updates);
         }
     }

@@ -30,6 +30,7 @@ mod complete;
 mod config;
 mod plan;
 mod request;
+mod running;
 mod scheduler;
 mod update;
 

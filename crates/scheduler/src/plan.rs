@@ -1,9 +1,11 @@
 //! Chooses the rows of one step. The order and the reasons are in the crate's introduction. Knows no results.
 
-use serving_types::{Batch, BlockId, OpenSlot, RequestId, Row, RowInput, Score, StepId};
+use core::ops::Range;
+
+use serving_types::{Batch, BlockId, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
 
 use crate::Scheduler;
-use crate::request::{RequestIndex, Running};
+use crate::running::Running;
 use crate::scheduler::kv_step;
 
 /// What a plan came to.
@@ -25,9 +27,9 @@ pub(crate) struct PlannedStep {
 /// One row of a planned step.
 #[derive(Debug)]
 pub(crate) struct PlannedRow {
-    pub(crate) request: RequestIndex,
-    pub(crate) id: RequestId,
-    pub(crate) attempt: u32,
+    pub(crate) slot: RowSlot,
+    /// Tells the row's request from a later owner of the slot.
+    pub(crate) admission: u64,
     /// The position after the row's last.
     pub(crate) end: u32,
     pub(crate) num_scored: u32,
@@ -77,20 +79,12 @@ impl Scheduler {
         let mut place = 0;
         // Preemption shortens the list behind `place` only.
         while place < self.running.len() && plan.budget_tokens > 0 {
-            let index = self.running[place];
-            let request = &self.requests[index];
-            let running = request.running.as_ref().expect("the request is in the running list");
-            let is_decode = running.num_planned + 1 == request.num_tokens() + running.num_pending;
-            // With a sample in flight the row's input is that very sample. The device holds it for one step only, and the
-            // request may end with it.
-            let is_ready = running.num_pending == 0
-                || (running.last_step.is_some_and(|last| last.0 + 1 == plan.step.0)
-                    && request.num_tokens() + running.num_pending < request.max_len);
-            if is_decode && is_ready {
-                let end = running.num_planned + 1;
-                let num_blocks = running.table.blocks().len();
+            let slot = self.running.slot_at(place);
+            let running = &self.running[slot];
+            if running.is_decoding() && running.has_input(plan.step) {
+                let (end, num_blocks) = (running.num_planned + 1, running.num_blocks());
                 if self.take_blocks(place, end, plan) {
-                    self.push_row(index, end, num_blocks, plan);
+                    self.push_row(slot, end, num_blocks, plan);
                 } else {
                     plan.short_of_blocks = true;
                 }
@@ -103,106 +97,98 @@ impl Scheduler {
     fn plan_chunks(&mut self, plan: &mut Plan<'_>) {
         let mut place = 0;
         while place < self.running.len() {
-            let index = self.running[place];
-            place += 1;
-            let request = &mut self.requests[index];
-            let num_tokens = request.num_tokens();
-            let running = request.expect_running();
-            if running.num_planned + 1 >= num_tokens {
-                continue;
-            }
-            if plan.budget_tokens > 0 {
-                let num_blocks = running.table.blocks().len();
-                let (start, block_size) = (running.num_planned, self.config.block_size);
+            let slot = self.running.slot_at(place);
+            let running = &self.running[slot];
+            let (start, num_tokens, num_blocks) = (running.num_planned, running.num_tokens, running.num_blocks());
+            if running.num_unplanned().is_some() {
+                let block_size = self.config.block_size;
                 let wanted = chunk_end(start, num_tokens, plan.budget_tokens, block_size);
-                if self.take_blocks(place - 1, wanted, plan) {
-                    self.push_row(index, wanted, num_blocks, plan);
+                if wanted == start {
+                    // The budget is used up.
+                } else if self.take_blocks(place, wanted, plan) {
+                    self.push_row(slot, wanted, num_blocks, plan);
                 } else {
                     plan.short_of_blocks = true;
                     // Less than wanted is better than nothing.
-                    let fits = (num_blocks as u32 + self.kv.num_free()).saturating_mul(block_size).min(wanted);
-                    if fits > start && self.kv.grow(&mut self.requests[index].expect_running().table, fits).is_ok() {
-                        self.push_row(index, fits, num_blocks, plan);
+                    let fits = (num_blocks + self.kv.num_free()).saturating_mul(block_size).min(wanted);
+                    if fits > start && self.kv.grow(&mut self.running[slot].table, fits).is_ok() {
+                        self.push_row(slot, fits, num_blocks, plan);
                     }
                 }
+                plan.owed_blocks += self.config.blocks_for(num_tokens).saturating_sub(self.running[slot].num_blocks());
             }
-            let num_blocks = self.requests[index].expect_running().table.blocks().len() as u32;
-            plan.owed_blocks += self.config.blocks_for(num_tokens).saturating_sub(num_blocks);
+            place += 1;
         }
     }
 
     /// Admits waiting requests, first come first served, while budget, slots and blocks last.
     fn plan_admissions(&mut self, plan: &mut Plan<'_>) {
-        while plan.budget_tokens > 0 && self.running.len() < self.config.max_batch_rows as usize {
+        while plan.budget_tokens > 0 && !self.running.is_full() {
             let Some((&arrival, &index)) = self.waiting.first_key_value() else { break };
+            // All its known tokens must fit beside what running requests still need for theirs, with a block to grow into
+            // for each of them: otherwise it would be admitted only to be preempted.
+            let reserved_blocks = plan.owed_blocks + self.running.len() as u32;
+            let attempt = Attempt { arrival, reserved_blocks, num_free_blocks: self.kv.num_free() };
+            if self.last_failed.is_some_and(|failed| failed.foretells(&attempt)) {
+                break;
+            }
             let request = &mut self.requests[index];
             let num_tokens = request.num_tokens();
             let admission = self.kv.admit(&request.keys, request.matchable_tokens());
             let (mut table, num_cached) = (admission.table, admission.num_cached_tokens);
             let needed_blocks = self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            // All its known tokens must fit beside what running requests still need for theirs, with a block to grow into
-            // for each of them: otherwise it would be admitted only to be preempted.
-            let reserved_blocks = plan.owed_blocks + self.running.len() as u32;
             let end = chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size);
             if needed_blocks + reserved_blocks > self.kv.num_free() || self.kv.grow(&mut table, end).is_err() {
                 self.kv.release(table, None);
+                self.last_failed = Some(attempt);
                 break;
             }
+            self.last_failed = None;
             self.stats.prefix_query_tokens += u64::from(num_tokens);
             self.stats.prefix_hit_tokens += u64::from(num_cached);
             if !request.was_admitted {
                 request.was_admitted = true;
                 request.usage.cached_tokens = num_cached;
             }
-            self.waiting.remove(&arrival);
-            self.running.push(index);
-            let slot = self.free_slots.pop().expect("there are as many slots as running requests may be");
             plan.owed_blocks += self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            request.running = Some(Running {
-                slot,
-                table,
-                num_planned: num_cached,
-                num_computed: num_cached,
-                num_promised: num_cached,
-                num_pending: 0,
-                last_step: None,
-            });
-            self.push_open(index, plan);
-            self.push_row(index, end, 0, plan);
+            let running = Running::new(index, request, self.next_admission, table, num_cached);
+            self.next_admission += 1;
+            self.waiting.remove(&arrival);
+            let slot = self.running.insert(running);
+            self.requests[index].slot = Some(slot);
+            self.push_open(slot, plan);
+            self.push_row(slot, end, 0, plan);
         }
     }
 
     /// Grows the table of the request at `place` to `end` tokens, at the cost of requests admitted later that have no row
     /// in this plan. False if it has to sit this step out.
     fn take_blocks(&mut self, place: usize, end: u32, plan: &mut Plan<'_>) -> bool {
-        let index = self.running[place];
+        let slot = self.running.slot_at(place);
         loop {
-            if self.kv.grow(&mut self.requests[index].expect_running().table, end).is_ok() {
+            if self.kv.grow(&mut self.running[slot].table, end).is_ok() {
                 return true;
             }
             // Blocks on their way back may be enough; whoever is preempted now would not bring any sooner.
             if self.kv.usage().in_transit > 0 {
                 return false;
             }
-            let has_row = |later: RequestIndex| {
-                self.requests[later].running.as_ref().is_some_and(|running| running.last_step == Some(plan.step))
-            };
-            let mut later = self.running[place + 1..].iter().rev().copied();
-            let Some(youngest) = later.find(|&later| !has_row(later)) else { return false };
+            let has_row = |slot: RowSlot| self.running[slot].last_step == Some(plan.step);
+            let Some(youngest) = self.running.slots_behind(place).find(|&later| !has_row(later)) else { return false };
             self.preempt(youngest);
             plan.short_of_blocks = true;
         }
     }
 
     /// Hands the request's slot to it.
-    fn push_open(&mut self, index: RequestIndex, plan: &mut Plan<'_>) {
-        let request = &mut self.requests[index];
+    fn push_open(&mut self, slot: RowSlot, plan: &mut Plan<'_>) {
+        let request = &self.requests[self.running[slot].request];
         let history_start = plan.batch.tokens.len() as u32;
         if request.sampling.has_penalties() {
             plan.batch.tokens.extend_from_slice(request.tokens());
         }
         plan.batch.opens.push(OpenSlot {
-            slot: request.expect_running().slot,
+            slot,
             sampling: request.sampling.clone(),
             num_prompt_tokens: request.num_prompt_tokens(),
             history: history_start..plan.batch.tokens.len() as u32,
@@ -211,46 +197,42 @@ impl Scheduler {
 
     /// Adds the row that computes a request's positions up to `end`. Its table covers them already; the blocks from
     /// `first_new_block` on are new to the executor.
-    fn push_row(&mut self, index: RequestIndex, end: u32, first_new_block: usize, plan: &mut Plan<'_>) {
-        let request = &mut self.requests[index];
-        let (num_tokens, num_to_score) = (request.num_tokens(), request.num_to_score());
-        let running = request.running.as_mut().expect("the request is in the running list");
-        let start = running.num_planned;
+    fn push_row(&mut self, slot: RowSlot, end: u32, first_new_block: u32, plan: &mut Plan<'_>) {
+        let running = &mut self.running[slot];
+        let (start, num_tokens) = (running.num_planned, running.num_tokens);
         let batch = &mut *plan.batch;
 
-        let input = if start < num_tokens {
-            push_range(&mut batch.tokens, request.keys.tokens()[start as usize..end as usize].iter().copied())
+        // A decode does not look at the request, which is somewhere else in memory.
+        let input = if start >= num_tokens {
+            RowInput::LastSampled
+        } else if start + 1 == num_tokens {
+            RowInput::Tokens(push_range(&mut batch.tokens, &[running.last_token]))
+        } else {
+            let tokens = &self.requests[running.request].tokens()[start as usize..end as usize];
+            RowInput::Tokens(push_range(&mut batch.tokens, tokens))
+        };
+        let first_block = batch.blocks.len() as u32;
+        let new_blocks = running.table.blocks()[first_new_block as usize..].iter();
+        batch.blocks.extend(new_blocks.map(|block| BlockId(block.index())));
+
+        let score = if start < running.num_prompt_tokens {
+            self.requests[running.request].score(start, end, batch)
         } else {
             None
         };
-        let new_blocks = running.table.blocks()[first_new_block..].iter().map(|block| BlockId(block.index()));
-        let new_blocks = push_range(&mut batch.blocks, new_blocks).unwrap_or(0..0);
-
-        // Not again those that were scored before a preemption.
-        let (score_start, score_end) = (start.max(request.num_scored), end.min(num_to_score));
-        let score = (score_start < score_end).then(|| {
-            let targets = request.keys.tokens()[score_start as usize + 1..=score_end as usize].iter().copied();
-            Score {
-                first: score_start - start,
-                targets: push_range(&mut batch.tokens, targets).unwrap_or(0..0),
-                num_top: request.sampling.prompt_logprobs.unwrap_or(0),
-            }
-        });
-
         let samples = end == num_tokens + running.num_pending;
         plan.rows.push(PlannedRow {
-            request: index,
-            id: request.id,
-            attempt: request.attempt,
+            slot,
+            admission: running.admission,
             end,
-            num_scored: score_end.saturating_sub(score_start),
+            num_scored: score.as_ref().map_or(0, |score| score.targets.end - score.targets.start),
             samples,
         });
         batch.rows.push(Row {
-            slot: running.slot,
+            slot,
             start,
-            input: input.map_or(RowInput::LastSampled, RowInput::Tokens),
-            new_blocks,
+            input,
+            new_blocks: first_block..batch.blocks.len() as u32,
             score,
             sample: samples,
         });
@@ -262,8 +244,28 @@ impl Scheduler {
         let num_shareable = num_shareable(running, start, end.min(num_tokens)) / self.config.block_size;
         if num_shareable * self.config.block_size > running.num_promised {
             running.num_promised = num_shareable * self.config.block_size;
-            self.kv.promise(&running.table, &request.keys, running.num_promised, kv_step(plan.step));
+            let keys = &self.requests[running.request].keys;
+            self.kv.promise(&running.table, keys, running.num_promised, kv_step(plan.step));
         }
+    }
+}
+
+/// What an attempt to admit a request found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    arrival: u64,
+    reserved_blocks: u32,
+    num_free_blocks: u32,
+}
+
+impl Attempt {
+    /// Whether an attempt must fail because this one did: the same request with no more room than then. A prompt that is
+    /// long and does not fit would otherwise be looked up in the prefix cache in every step. What was promised since
+    /// then might have been matched, which is found out as soon as a block comes back.
+    fn foretells(&self, next: &Self) -> bool {
+        self.arrival == next.arrival
+            && self.num_free_blocks >= next.num_free_blocks
+            && self.reserved_blocks <= next.reserved_blocks
     }
 }
 
@@ -292,10 +294,9 @@ fn num_shareable(running: &Running, start: u32, end: u32) -> u32 {
     if running.num_computed == start || running.num_promised == start { end } else { running.num_computed }
 }
 
-/// Appends items to an arena and names where they are; `None` if there were none.
-fn push_range<T>(arena: &mut Vec<T>, items: impl Iterator<Item = T>) -> Option<core::ops::Range<u32>> {
+/// Appends tokens to an arena and names where they are.
+pub(crate) fn push_range(arena: &mut Vec<TokenId>, tokens: &[TokenId]) -> Range<u32> {
     let start = arena.len() as u32;
-    arena.extend(items);
-    let end = arena.len() as u32;
-    (start < end).then_some(start..end)
+    arena.extend_from_slice(tokens);
+    start..arena.len() as u32
 }

@@ -1,11 +1,14 @@
-//! One accepted request: its tokens, where its computation stands, and the table of all of them. Knows no queue.
+//! One accepted request: its tokens, what is wanted of it, and the table of all of them. Where its computation stands is in
+//! `running`. Knows no queue.
 
 use core::fmt;
 use core::ops::{Index, IndexMut};
 use std::sync::Arc;
 
-use kv_paging::{BlockTable, PrefixKeys};
-use serving_types::{RequestId, RowSlot, SamplingParams, StepId, Timestamp, TokenId, Usage};
+use kv_paging::PrefixKeys;
+use serving_types::{Batch, RequestId, RowSlot, SamplingParams, Score, Timestamp, TokenId, Usage};
+
+use crate::plan::push_range;
 
 /// A request to schedule.
 #[derive(Debug)]
@@ -70,14 +73,7 @@ impl fmt::Display for Refusal {
 
 impl core::error::Error for Refusal {}
 
-/// An accepted request that has not ended. Waiting unless `running` is there.
-///
-/// ```text
-/// tokens      0 ............. prompt_tokens ......... num_tokens ........ max_len
-///             [ prompt       )[ output that was seen  )
-/// KV          [ num_computed )[ in flight  )num_planned
-/// index       [ num_promised )                            in full blocks
-/// ```
+/// An accepted request that has not ended.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) id: RequestId,
@@ -91,28 +87,10 @@ pub(crate) struct Request {
     pub(crate) max_len: u32,
     /// Prompt positions whose score was delivered; they are never scored again.
     pub(crate) num_scored: u32,
-    /// Raised by each preemption, so that results of rows planned before it are told apart.
-    pub(crate) attempt: u32,
     pub(crate) was_admitted: bool,
     pub(crate) usage: Usage,
-    pub(crate) running: Option<Running>,
-}
-
-/// What a running request holds.
-#[derive(Debug)]
-pub(crate) struct Running {
-    pub(crate) slot: RowSlot,
-    pub(crate) table: BlockTable,
-    /// Positions whose KV is there or will be once the steps in flight are done. The next row starts here.
-    pub(crate) num_planned: u32,
-    /// Positions whose KV is there: those of completed steps and of matched blocks.
-    pub(crate) num_computed: u32,
-    /// Positions whose blocks were offered to the prefix index; whole blocks.
-    pub(crate) num_promised: u32,
-    /// Rows in flight that sample: tokens which exist, but are not known yet.
-    pub(crate) num_pending: u32,
-    /// The last step with a row of this request.
-    pub(crate) last_step: Option<StepId>,
+    /// Its row slot while it runs; waiting without one.
+    pub(crate) slot: Option<RowSlot>,
 }
 
 impl Request {
@@ -128,6 +106,17 @@ impl Request {
         self.usage.prompt_tokens
     }
 
+    /// The positions of `start..end` that a row has to score, with the tokens that follow them in the batch. Not again
+    /// those that were scored before a preemption.
+    pub(crate) fn score(&self, start: u32, end: u32, batch: &mut Batch) -> Option<Score> {
+        let (first, end) = (start.max(self.num_scored), end.min(self.num_to_score()));
+        let num_top = self.sampling.prompt_logprobs?;
+        (first < end).then(|| {
+            let targets = push_range(&mut batch.tokens, &self.tokens()[first as usize + 1..=end as usize]);
+            Score { first: first - start, targets, num_top }
+        })
+    }
+
     /// Prompt positions to score: each but the last, whose next token is not part of the prompt.
     pub(crate) fn num_to_score(&self) -> u32 {
         if self.sampling.prompt_logprobs.is_some() { self.num_prompt_tokens() - 1 } else { 0 }
@@ -137,10 +126,6 @@ impl Request {
     /// computed, so those beyond the first such position are held back.
     pub(crate) fn matchable_tokens(&self) -> &[TokenId] {
         if self.num_scored < self.num_to_score() { &self.tokens()[..=self.num_scored as usize] } else { self.tokens() }
-    }
-
-    pub(crate) fn expect_running(&mut self) -> &mut Running {
-        self.running.as_mut().expect("the request is in the running list")
     }
 }
 
@@ -173,10 +158,6 @@ impl RequestSlab {
         let request = self.places[index.0 as usize].take().expect("the place is taken");
         self.vacant.push(index);
         request
-    }
-
-    pub(crate) fn get(&self, index: RequestIndex) -> Option<&Request> {
-        self.places[index.0 as usize].as_ref()
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kv_paging::{KvCache, KvCacheConfig, Usage as BlockUsage};
 use serving_types::{FinishReason, RequestId, RowSlot, StepId, Timestamp, Usage};
 
-use crate::plan::{PlannedRow, PlannedStep};
+use crate::plan::{Attempt, PlannedRow, PlannedStep};
 use crate::request::{Request, RequestIndex, RequestSlab};
+use crate::running::RunningRequests;
 use crate::{ConfigError, NewRequest, Refusal, SchedulerConfig, Update};
 
 /// Decides what each step computes and owns every block while it is in use.
@@ -19,10 +20,11 @@ pub struct Scheduler {
     by_id: BTreeMap<RequestId, RequestIndex>,
     /// By arrival, so that a preempted request comes before all that arrived after it.
     pub(crate) waiting: BTreeMap<u64, RequestIndex>,
-    /// In the order of admission.
-    pub(crate) running: Vec<RequestIndex>,
+    pub(crate) running: RunningRequests,
+    pub(crate) next_admission: u64,
+    /// The last attempt to admit a request, if it failed.
+    pub(crate) last_failed: Option<Attempt>,
     deadlines: BTreeSet<(Timestamp, RequestId)>,
-    pub(crate) free_slots: Vec<RowSlot>,
     /// Planned and not yet completed or failed, oldest first.
     pub(crate) in_flight: VecDeque<PlannedStep>,
     /// Emptied row lists of past steps, for reuse.
@@ -68,9 +70,10 @@ impl Scheduler {
             requests: RequestSlab::default(),
             by_id: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            running: Vec::with_capacity(config.max_batch_rows as usize),
+            running: RunningRequests::new(config.max_batch_rows),
+            next_admission: 0,
+            last_failed: None,
             deadlines: BTreeSet::new(),
-            free_slots: (0..config.max_batch_rows).rev().map(RowSlot).collect(),
             in_flight: VecDeque::new(),
             spare_rows: Vec::new(),
             last_planned: None,
@@ -112,10 +115,9 @@ impl Scheduler {
             deadline,
             keys: prompt,
             num_scored: 0,
-            attempt: 0,
             was_admitted: false,
             usage: Usage { prompt_tokens: num_prompt_tokens, ..Usage::default() },
-            running: None,
+            slot: None,
         });
         self.by_id.insert(id, index);
         self.waiting.insert(arrival, index);
@@ -189,37 +191,30 @@ impl Scheduler {
     pub fn check_invariants(&self) {
         self.kv.check_invariants();
         assert_eq!(self.by_id.len(), self.waiting.len() + self.running.len(), "a request is waiting or running");
-        let mut slots = BTreeSet::new();
-        for &index in &self.running {
-            let request = &self.requests[index];
-            let running = request.running.as_ref().expect("a running request holds a slot");
-            assert!(slots.insert(running.slot), "slot {} has two owners", running.slot);
-            let capacity = running.table.blocks().len() as u32 * self.config.block_size;
-            assert!(running.num_computed <= running.num_planned, "request {} is computed ahead of plan", request.id);
-            assert!(running.num_planned <= capacity, "request {} was planned beyond its blocks", request.id);
-            assert!(
-                running.num_planned < request.num_tokens() + running.num_pending,
-                "request {} has nothing left to compute",
-                request.id
-            );
-            assert!(
-                request.num_tokens() + running.num_pending <= request.max_len,
-                "request {} is too long",
-                request.id
-            );
+        self.running.check_invariants();
+        for slot in self.running.slots() {
+            let running = &self.running[slot];
+            let request = &self.requests[running.request];
+            let id = request.id;
+            assert_eq!(request.slot, Some(slot), "request {id} knows its slot");
+            assert_eq!(running.num_tokens, request.num_tokens(), "tokens of request {id}");
+            assert_eq!(Some(&running.last_token), request.tokens().last(), "the last token of request {id}");
+            let capacity = running.num_blocks() * self.config.block_size;
+            assert!(running.num_computed <= running.num_planned, "request {id} is computed ahead of plan");
+            assert!(running.num_planned <= capacity, "request {id} was planned beyond its blocks");
+            let num_tokens = running.num_tokens + running.num_pending;
+            assert!(running.num_planned < num_tokens, "request {id} has nothing left to compute");
+            assert!(num_tokens <= running.max_len, "request {id} is too long");
         }
         for &index in self.waiting.values() {
-            assert!(self.requests[index].running.is_none(), "a waiting request holds nothing");
+            assert!(self.requests[index].slot.is_none(), "a waiting request holds nothing");
         }
-        assert_eq!(slots.len() + self.free_slots.len(), self.config.max_batch_rows as usize, "a slot was lost");
-        assert!(self.free_slots.iter().all(|slot| !slots.contains(slot)), "a free slot has an owner");
     }
 
     /// Sends a running request back to the queue; it will be computed again.
-    pub(crate) fn preempt(&mut self, index: RequestIndex) {
-        self.release(index);
+    pub(crate) fn preempt(&mut self, slot: RowSlot) {
+        let index = self.release(slot);
         let request = &mut self.requests[index];
-        request.attempt += 1;
         request.usage.preemptions += 1;
         self.stats.preemptions += 1;
         self.waiting.insert(request.arrival, index);
@@ -227,10 +222,13 @@ impl Scheduler {
 
     /// The one way out.
     pub(crate) fn end(&mut self, index: RequestIndex, reason: FinishReason, updates: &mut Vec<Update>) {
-        if self.requests[index].running.is_some() {
-            self.release(index);
-        } else {
-            self.waiting.remove(&self.requests[index].arrival).expect("a request is waiting or running");
+        match self.requests[index].slot {
+            Some(slot) => {
+                self.release(slot);
+            }
+            None => {
+                self.waiting.remove(&self.requests[index].arrival).expect("a request is waiting or running");
+            }
         }
         let request = self.requests.remove(index);
         self.by_id.remove(&request.id);
@@ -241,15 +239,14 @@ impl Scheduler {
         updates.push(Update::Finished { id: request.id, reason, usage: request.usage });
     }
 
-    /// Takes back the slot and the blocks of a running request. A step in flight may still read and write the blocks, so
-    /// they become free only with it. The slot may be given away at once: the executor opens slots in launch order.
-    fn release(&mut self, index: RequestIndex) {
-        let running = self.requests[index].running.take().expect("the request is running");
-        let place = self.running.iter().position(|&other| other == index).expect("the request is in the running list");
-        self.running.remove(place);
-        self.free_slots.push(running.slot);
+    /// Takes back a slot and the blocks of its owner. A step in flight may still read and write the blocks, so they become
+    /// free only with it. The slot may be given away at once: the executor opens slots in launch order.
+    fn release(&mut self, slot: RowSlot) -> RequestIndex {
+        let running = self.running.remove(slot);
+        self.requests[running.request].slot = None;
         let after = running.last_step.filter(|&step| Some(step) > self.last_retired);
         self.kv.release(running.table, after.map(kv_step));
+        running.request
     }
 }
 
