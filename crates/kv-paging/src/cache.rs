@@ -9,11 +9,12 @@ use core::fmt;
 
 use crate::config::{ConfigError, KvCacheConfig, PrefixCaching};
 use crate::events::{CacheEvent, EventLog};
+use crate::ghosts::Ghosts;
 use crate::index::{Detached, NodeId, Parent, PrefixIndex};
 use crate::pool::{Content, Place, Pool};
 use crate::promises::Promises;
 use crate::stats::{CacheStats, Usage};
-use crate::{Admission, BlockCopy, BlockId, BlockTable, LogicalTime, PrefixKeys, Retention, StepId, TokenId};
+use crate::{Admission, BlockCopy, BlockId, BlockKey, BlockTable, LogicalTime, PrefixKeys, Retention, StepId, TokenId};
 
 /// Decides which physical block holds which tokens.
 ///
@@ -27,6 +28,7 @@ pub struct KvCache {
     pub(crate) index: PrefixIndex,
     pub(crate) promises: Promises,
     pub(crate) events: EventLog,
+    pub(crate) ghosts: Ghosts,
     pub(crate) stats: CacheStats,
     /// How often the prefix cache was cleared.
     pub(crate) generation: u64,
@@ -62,6 +64,7 @@ impl KvCache {
             index: PrefixIndex::new(num_indexed, config.block_size),
             promises: Promises::new(num_indexed),
             events: EventLog::off(),
+            ghosts: Ghosts::new(if num_indexed == 0 { 0 } else { config.regret_window }),
             stats: CacheStats::default(),
             generation: 0,
             owner: Arc::new(()),
@@ -93,7 +96,7 @@ impl KvCache {
         for tokens in self.matchable(keys, prompt) {
             let Some(node) = prefix.descend(&self.index, tokens) else { break };
             let block = self.index.first_block(node);
-            self.pool.acquire(block);
+            self.reuse(block);
             table.blocks.push(block);
         }
         let num_cached_tokens = self.hold(&mut table);
@@ -126,10 +129,7 @@ impl KvCache {
         }
         let num_new = self.num_blocks_of(num_tokens) - table.blocks.len() as u32;
         self.check_available(num_new)?;
-        for _ in 0..num_new {
-            let block = self.take();
-            table.blocks.push(block);
-        }
+        table.blocks.extend((0..num_new).map(|_| self.take()));
         self.num_table_blocks += u64::from(num_new);
         self.num_table_tokens += u64::from(num_tokens - table.num_tokens);
         table.num_tokens = num_tokens;
@@ -293,6 +293,7 @@ impl KvCache {
             }
         }
         self.index.clear();
+        self.ghosts.clear();
         self.generation += 1;
         self.events.cleared();
     }
@@ -360,6 +361,13 @@ impl KvCache {
         }
     }
 
+    /// A new table holds a block that is in the index.
+    pub(crate) fn reuse(&mut self, block: BlockId) {
+        if let Some(num_steps) = self.pool.acquire(block) {
+            self.stats.reuse_gaps.add(num_steps);
+        }
+    }
+
     /// A new table holds full blocks and no others. Returns its tokens.
     pub(crate) fn hold(&mut self, table: &mut BlockTable) -> u32 {
         table.num_tokens = table.blocks.len() as u32 * self.config.block_size;
@@ -381,8 +389,11 @@ impl KvCache {
         }
         let oldest = self.pool.cached.front().expect("a block is free or cached");
         self.stats.num_evicted_blocks += 1;
+        self.stats.lifetimes.add(self.pool.steps_since_full(oldest));
         self.pool.remove_cached(oldest);
-        self.detach(oldest);
+        if let Some(key) = self.detach(oldest) {
+            self.ghosts.add(key);
+        }
         self.pool.take_removed(oldest);
         oldest
     }
@@ -432,14 +443,16 @@ impl KvCache {
         self.pool.put_free(block);
     }
 
-    /// Takes a block out of the index, if it is there.
-    pub(crate) fn detach(&mut self, block: BlockId) {
+    /// Takes a block out of the index, if it is there. Returns the name of the content if no block holds it any more.
+    pub(crate) fn detach(&mut self, block: BlockId) -> Option<BlockKey> {
         let record = self.pool.get_mut(block);
-        let Some(node) = record.node.take() else { return };
+        let node = record.node.take()?;
         let was_published = record.content == Content::Published;
-        if let Detached::NodeGone { key, announced: true } = self.index.detach(node, block, was_published) {
+        let Detached::NodeGone { key, announced } = self.index.detach(node, block, was_published) else { return None };
+        if announced {
             self.events.removed(key);
         }
+        Some(key)
     }
 }
 

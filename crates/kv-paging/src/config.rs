@@ -21,6 +21,10 @@ pub struct KvCacheConfig {
     /// Blocks that all [pins](crate::KvCache::pin) together may hold; by default none. They are lost to tables, so leave
     /// room for the longest request.
     pub max_pinned_blocks: u32,
+    /// How many evictions are remembered, to count those that are
+    /// [regretted](crate::CacheStats::num_regretted_blocks); by default as many as there are blocks. Each takes up to 64
+    /// bytes.
+    pub regret_window: u32,
 }
 
 impl KvCacheConfig {
@@ -28,7 +32,13 @@ impl KvCacheConfig {
     /// `KvCacheConfig { prefix_caching: PrefixCaching::Off, ..KvCacheConfig::new(64, 16) }`.
     #[must_use]
     pub const fn new(num_blocks: u32, block_size: u32) -> Self {
-        Self { num_blocks, block_size, prefix_caching: PrefixCaching::On, max_pinned_blocks: 0 }
+        Self {
+            num_blocks,
+            block_size,
+            prefix_caching: PrefixCaching::On,
+            max_pinned_blocks: 0,
+            regret_window: num_blocks,
+        }
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
@@ -37,6 +47,9 @@ impl KvCacheConfig {
         }
         if !is_block_size(self.block_size) {
             return Err(ConfigError::BlockSize(self.block_size));
+        }
+        if self.regret_window > MAX_BLOCKS {
+            return Err(ConfigError::RegretWindow(self.regret_window));
         }
         if self.max_pinned_blocks > self.num_blocks {
             return Err(ConfigError::MaxPinnedBlocks(self.max_pinned_blocks));
@@ -68,6 +81,8 @@ pub enum ConfigError {
     BlockSize(u32),
     /// The bound of pinned blocks, which is above the number of blocks.
     MaxPinnedBlocks(u32),
+    /// The number of remembered evictions, which is above [`MAX_BLOCKS`].
+    RegretWindow(u32),
 }
 
 impl fmt::Display for ConfigError {
@@ -77,6 +92,7 @@ impl fmt::Display for ConfigError {
             Self::BlockSize(given) => {
                 write!(f, "block_size must be a power of two in 1..={MAX_BLOCK_SIZE}, not {given}")
             }
+            Self::RegretWindow(given) => write!(f, "regret_window must be at most {MAX_BLOCKS}, not {given}"),
             Self::MaxPinnedBlocks(given) => write!(f, "max_pinned_blocks must be at most num_blocks, not {given}"),
         }
     }

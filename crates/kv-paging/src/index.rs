@@ -36,8 +36,9 @@ pub(crate) enum Parent<'a> {
     Node(NodeId),
 }
 
-/// A content, in a cache line; its tokens and, if it has no parent, its salt are in arrays of their own.
+/// A content, in one cache line; its tokens and, if it has no parent, its salt are in arrays of their own.
 #[derive(Clone)]
+#[repr(align(64))]
 pub(crate) struct Node {
     pub(crate) key: BlockKey,
     /// The node before; none for the first block of a sequence.

@@ -95,10 +95,18 @@
 //! Retention is a wish. What must stay is [pinned](KvCache::pin): a [`Pin`] holds blocks like a table without a request,
 //! and [`KvCacheConfig::max_pinned_blocks`] bounds how many.
 //!
+//! # Figures
+//!
+//! [`KvCache::usage`] says where the blocks are and what is wasted: slots of tables that hold no token yet, and blocks
+//! whose content another block holds too. [`KvCache::stats`] counts what has happened: the hit rate; how old evicted blocks
+//! became and how long cached ones waited for their next use, as [`Histogram`]s in steps; and regret, the blocks that had
+//! to be computed again because they had been evicted. Regret tells whether more memory would help: a pool under pressure
+//! whose evictions nobody regrets is large enough.
+//!
 //! # Costs
 //!
 //! Taking, giving back, matching and publishing a block are constant-time: intrusive lists in flat arrays and one hash
-//! table of fixed size. All of it is allocated by [`KvCache::new`], about 210 bytes a block and four for each of its
+//! table of fixed size. All of it is allocated by [`KvCache::new`], about 230 bytes a block and four for each of its
 //! tokens. Block tables are recycled, so serving allocates nothing once it has seen its peak. Equal calls give equal
 //! answers: there is no randomness and no clock.
 #![no_std]
@@ -110,6 +118,8 @@ mod cache;
 mod config;
 mod events;
 mod eviction;
+mod ghosts;
+mod histogram;
 mod ids;
 mod index;
 mod invariants;
@@ -126,6 +136,7 @@ mod table;
 pub use cache::{KvCache, OutOfBlocks};
 pub use config::{ConfigError, KvCacheConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
 pub use events::CacheEvent;
+pub use histogram::Histogram;
 pub use ids::{BlockId, StepId, StepOutcome, TokenId};
 pub use keys::{BlockKey, PrefixKeys, Salt};
 pub use pin::{Pin, PinLimit};

@@ -60,6 +60,7 @@ impl BlockList {
         self.insert(links, block, before.index(), links.0[before.at()].next);
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, links: &mut Links, block: BlockId) {
         let Link { prev, next } = links.0[block.at()];
         if prev == NONE {

@@ -59,7 +59,7 @@ impl KvCache {
             return Err(PinLimit { num_needed, num_left });
         }
         for block in &table.blocks {
-            self.pool.acquire(*block);
+            self.reuse(*block);
         }
         self.num_pinned_blocks += num_needed;
         self.hold(&mut table);

@@ -39,9 +39,10 @@ pub(crate) enum Content {
 /// One block's record.
 #[derive(Clone, Copy)]
 pub(crate) struct Block {
-    /// The steps that may touch the block are among `[0, busy_end)`.
+    /// The steps that may touch the block are among `[0, busy_end)`. Of a cached block, all that were retired when it was
+    /// last used.
     pub(crate) busy_end: u64,
-    /// The steps that fill a promised block are among `[0, filled_end)`.
+    /// The steps that fill a promised or filled a published block are among `[0, filled_end)`.
     filled_end: u64,
     /// Live tables that hold the block.
     pub(crate) num_tables: u32,
@@ -151,20 +152,29 @@ impl Pool {
         self.blocks[block.at()] = Block { place: Place::Active, num_tables: 1, ..Block::FREE };
     }
 
-    /// One more table holds the block, which is not free.
-    pub(crate) fn acquire(&mut self, block: BlockId) {
+    /// One more table holds the block, which is not free. If it was cached, returns the steps since its last use.
+    pub(crate) fn acquire(&mut self, block: BlockId) -> Option<u64> {
         let record = &mut self.blocks[block.at()];
         record.num_tables += 1;
         if record.num_tables > 1 {
-            return;
+            return None;
         }
         let left = core::mem::replace(&mut record.place, Place::Active);
         self.num_active += 1;
         match left {
-            Place::Cached => self.cached.remove(&mut self.links, block, record.rank),
+            Place::Cached => {
+                self.cached.remove(&mut self.links, block, record.rank);
+                return Some(self.retired_end - record.busy_end);
+            }
             Place::InTransit => self.in_transit.remove(&mut self.links, block),
             Place::Free | Place::Active => unreachable!("a block that no table holds and that is shared is waiting"),
         }
+        None
+    }
+
+    /// Steps that were retired since a published block was filled.
+    pub(crate) fn steps_since_full(&self, block: BlockId) -> u64 {
+        self.retired_end - self.get(block).filled_end
     }
 
     /// One table fewer holds the block, and steps in `[0, busy_end)` may still touch it. Returns whether the block now
@@ -197,6 +207,7 @@ impl Pool {
     pub(crate) fn put_cached(&mut self, block: BlockId, retention: Retention) {
         let record = &mut self.blocks[block.at()];
         record.place = Place::Cached;
+        record.busy_end = self.retired_end;
         record.rank = self.cached.rank(retention);
         self.cached.push_back(&mut self.links, block, record.rank);
     }
@@ -208,7 +219,9 @@ impl Pool {
             while let Some(block) = next {
                 next = list.next(&self.links, block);
                 let node = self.get(block).node.expect("a cached block is in the index");
-                self.put_cached(block, retention_of(node));
+                let rank = self.cached.rank(retention_of(node));
+                self.get_mut(block).rank = rank;
+                self.cached.push_back(&mut self.links, block, rank);
             }
         }
     }

@@ -161,7 +161,10 @@ impl KvCache {
                 self.index.attach(node, block);
                 node
             }
-            Err(vacancy) => self.index.insert(vacancy, parent, tokens, block),
+            Err(vacancy) => {
+                self.stats.num_regretted_blocks += u64::from(self.ghosts.lay(key));
+                self.index.insert(vacancy, parent, tokens, block)
+            }
         };
         self.pool.get_mut(block).node = Some(node);
         node

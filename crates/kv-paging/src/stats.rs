@@ -1,4 +1,7 @@
-//! Figures: what the pool holds now, and what has happened since the cache was made. Plain numbers, no units of time.
+//! Figures: what the pool holds now, and what has happened since the cache was made. Counts of blocks,
+//! tokens, slots and steps; no bytes and no seconds.
+
+use crate::Histogram;
 
 /// Where the blocks are now. Every block is in exactly one of `free`, `cached`, `active` and `in_transit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,4 +41,12 @@ pub struct CacheStats {
     pub num_duplicate_blocks: u64,
     /// Blocks withdrawn because a step failed.
     pub num_withdrawn_blocks: u64,
+    /// Regret: blocks promised whose content had been evicted, and would still be there in a pool larger by up to
+    /// [`regret_window`](crate::KvCacheConfig::regret_window) blocks. Each eviction is regretted at most once.
+    pub num_regretted_blocks: u64,
+    /// How old evicted blocks became: retired steps from the one that filled them to their eviction.
+    pub lifetimes: Histogram,
+    /// How long cached blocks waited to be used again: retired steps from when their last table was gone, for those that
+    /// were matched or pinned.
+    pub reuse_gaps: Histogram,
 }

@@ -34,6 +34,8 @@ fn configurations() {
     check(8, 0, Some(ConfigError::BlockSize(0)));
     check(8, 12, Some(ConfigError::BlockSize(12)));
     check(8, 512, Some(ConfigError::BlockSize(512)));
+    let too_long_memory = KvCacheConfig { regret_window: MAX_BLOCKS + 1, ..CONFIG };
+    assert_eq!(KvCache::new(too_long_memory).err(), Some(ConfigError::RegretWindow(MAX_BLOCKS + 1)));
     let too_many_pins = KvCacheConfig { max_pinned_blocks: 9, ..CONFIG };
     assert_eq!(KvCache::new(too_many_pins).err(), Some(ConfigError::MaxPinnedBlocks(9)));
 }

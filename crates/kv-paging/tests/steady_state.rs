@@ -120,6 +120,9 @@ fn serving_allocates_nothing() {
     for (what, before, after) in [
         ("hits", before.1.num_hit_tokens, after.num_hit_tokens),
         ("evictions", before.1.num_evicted_blocks, after.num_evicted_blocks),
+        ("regret", before.1.num_regretted_blocks, after.num_regretted_blocks),
+        ("lifetimes", before.1.lifetimes.count(), after.lifetimes.count()),
+        ("reuse gaps", before.1.reuse_gaps.count(), after.reuse_gaps.count()),
         ("duplicates", before.1.num_duplicate_blocks, after.num_duplicate_blocks),
         ("withdrawals", before.1.num_withdrawn_blocks, after.num_withdrawn_blocks),
         ("events", before.2, server.num_events),

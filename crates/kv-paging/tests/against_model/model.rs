@@ -48,6 +48,9 @@ struct Block {
     /// When it was promised, and when its last table dropped it or, if cached, when it was cached.
     promised_at: u64,
     dropped_at: u64,
+    /// Steps retired once it was full, and when it was last used before it was cached.
+    full_end: u64,
+    used_end: u64,
     is_cached: bool,
     /// Never shareable again.
     is_forgotten: bool,
@@ -118,7 +121,18 @@ pub(crate) struct Model {
     announced_by_events: BTreeMap<BlockKey, Option<BlockKey>>,
     num_hit_tokens: u64,
     num_evicted: u64,
+    /// Contents that were evicted, in order, and whether each was promised again since.
+    evicted: Vec<(Prefix, bool)>,
+    num_regretted: u64,
+    lifetimes: Figures,
+    reuse_gaps: Figures,
 }
+
+/// Counts by the least value of the same power of two.
+type Figures = BTreeMap<u64, u64>;
+
+/// Evictions that may be regretted.
+const REGRET_WINDOW: u32 = 3;
 
 impl Model {
     pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
@@ -126,6 +140,7 @@ impl Model {
         let mut cache = KvCache::new(KvCacheConfig {
             prefix_caching,
             max_pinned_blocks,
+            regret_window: REGRET_WINDOW,
             ..KvCacheConfig::new(num_blocks, block_size)
         })
         .unwrap();
@@ -135,6 +150,8 @@ impl Model {
             busy: None,
             promised_at: 0,
             dropped_at: 0,
+            full_end: 0,
+            used_end: 0,
             is_cached: false,
             is_forgotten: false,
         };
@@ -155,6 +172,10 @@ impl Model {
             announced_by_events: BTreeMap::new(),
             num_hit_tokens: 0,
             num_evicted: 0,
+            evicted: Vec::new(),
+            num_regretted: 0,
+            lifetimes: Figures::new(),
+            reuse_gaps: Figures::new(),
         }
     }
 
@@ -240,7 +261,7 @@ impl Model {
             let content = &self.blocks[at(*block)].content;
             assert_eq!(content.prefix(), Some(&prefix), "the whole prefix is the same");
             assert_eq!(Some(content.pending_step()), best, "published before promised, early before late");
-            self.blocks[at(*block)].is_cached = false;
+            self.reuse(at(*block));
         }
         self.num_hit_tokens += num_matched_tokens as u64;
         let tokens = prompt[..num_matched_tokens].to_vec();
@@ -254,6 +275,13 @@ impl Model {
             is_stale: false,
         });
         true
+    }
+
+    fn reuse(&mut self, block: usize) {
+        let block = &mut self.blocks[block];
+        if std::mem::replace(&mut block.is_cached, false) {
+            count(&mut self.reuse_gaps, self.next_to_retire - block.used_end);
+        }
     }
 
     fn extend(&mut self, sequence: usize, tokens: &[TokenId]) -> bool {
@@ -296,10 +324,15 @@ impl Model {
             let least = self.blocks.iter().filter(|other| other.is_cached).map(worth).min();
             assert_eq!(Some(worth(&self.blocks[block])), least, "the block of least worth is evicted");
             self.num_evicted += 1;
+            count(&mut self.lifetimes, self.next_to_retire - self.blocks[block].full_end);
+            let content = self.blocks[block].content.prefix().cloned();
+            self.forget(block);
+            let is_left = |prefix: &Prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix));
+            self.evicted.extend(content.filter(|prefix| !is_left(prefix)).map(|prefix| (prefix, false)));
         } else {
             assert!(is_free(block), "only takeable blocks are taken");
+            self.forget(block);
         }
-        self.forget(block);
     }
 
     fn promise(&mut self, sequence: usize) -> bool {
@@ -313,15 +346,21 @@ impl Model {
         }
         for (depth, block) in (1..=num_tokens / self.block_size).zip(sequence.table.blocks()) {
             self.clock += 1;
-            let block = &mut self.blocks[at(*block)];
-            if block.content.prefix().is_some() {
+            let Block { content, is_forgotten, .. } = &self.blocks[at(*block)];
+            if content.prefix().is_some() {
                 continue;
             }
-            if block.content != Content::Private || block.is_forgotten {
+            if *content != Content::Private || *is_forgotten {
                 break;
             }
-            let prefix = Some((sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec()));
-            block.content = Content::Pending { step: self.planned, prefix };
+            let prefix = (sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec());
+            if !self.blocks.iter().any(|block| block.content.prefix() == Some(&prefix)) {
+                let mut last = self.evicted.iter_mut().rev().take(REGRET_WINDOW as usize);
+                let is_first = |(_, was_promised): &mut (Prefix, bool)| !std::mem::replace(was_promised, true);
+                self.num_regretted += u64::from(last.find(|(lost, _)| *lost == prefix).is_some_and(is_first));
+            }
+            let block = &mut self.blocks[at(*block)];
+            block.content = Content::Pending { step: self.planned, prefix: Some(prefix) };
             block.promised_at = self.clock;
         }
         true
@@ -367,6 +406,7 @@ impl Model {
             }
             self.announced.insert(prefix.clone());
             self.blocks[block].content = Content::Published(prefix);
+            self.blocks[block].full_end = step + 1;
         }
     }
 
@@ -469,7 +509,7 @@ impl Model {
             assert_eq!(self.blocks[at(*block)].content, Content::Published(prefix(depth)), "published and the same");
         }
         for block in pin.blocks() {
-            self.blocks[at(*block)].is_cached = false;
+            self.reuse(at(*block));
         }
         self.pins.push(pin);
         true
@@ -528,6 +568,7 @@ impl Model {
         for other in &mut self.blocks {
             if other.is_cached && other.content.prefix() == Some(&prefix) {
                 other.dropped_at = self.clock;
+                other.used_end = self.next_to_retire;
             }
         }
         let asked = self.retentions.entry(prefix).or_insert(Retention::Low);
@@ -567,6 +608,7 @@ impl Model {
 
     fn clear(&mut self) -> bool {
         self.cache.clear_prefix_cache();
+        self.evicted.clear();
         self.forget_prefixes(|_| true);
         self.sequences.iter_mut().for_each(|sequence| sequence.is_stale = true);
         true
@@ -599,6 +641,7 @@ impl Model {
         if matches!(content, Content::Published(_)) && is_only {
             self.blocks[block].is_cached = true;
             self.blocks[block].dropped_at = self.clock;
+            self.blocks[block].used_end = self.next_to_retire;
         } else {
             self.forget(block);
         }
@@ -670,8 +713,12 @@ impl Model {
             let parent = (*tenant, tokens[..tokens.len() - self.block_size].to_vec());
             assert!(parent.1.is_empty() || distinct.contains(&parent), "a prefix is indexed while a longer one is");
         }
-        assert_eq!(self.cache.stats().num_hit_tokens, self.num_hit_tokens);
-        assert_eq!(self.cache.stats().num_evicted_blocks, self.num_evicted);
+        let stats = self.cache.stats();
+        assert_eq!(stats.num_hit_tokens, self.num_hit_tokens);
+        assert_eq!(stats.num_evicted_blocks, self.num_evicted);
+        assert_eq!(stats.num_regretted_blocks, self.num_regretted);
+        assert!(stats.lifetimes.buckets().eq(self.lifetimes.clone()), "lifetimes");
+        assert!(stats.reuse_gaps.buckets().eq(self.reuse_gaps.clone()), "reuse gaps");
         self.compare_events();
     }
 
@@ -722,6 +769,11 @@ fn keys_of(tenant: u8, tokens: &[TokenId], block_size: usize) -> PrefixKeys {
     let mut keys = PrefixKeys::new(&Salt::from_bytes([tenant; 32]), block_size as u32);
     keys.extend(tokens);
     keys
+}
+
+fn count(figures: &mut Figures, value: u64) {
+    let least = if value == 0 { 0 } else { 1 << value.ilog2() };
+    *figures.entry(least).or_default() += 1;
 }
 
 fn at(block: BlockId) -> usize {
