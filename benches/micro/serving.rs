@@ -64,7 +64,13 @@ fn time_plan(bencher: &mut Bencher<'_>, num_rows: u32, num_waiting: u32) {
             let mut scheduler = Scheduler::new(config).expect("valid limits");
             for id in 0..num_rows + num_waiting {
                 let id = RequestId(id.into());
-                let request = NewRequest { id, prompt: prompt(id.0), sampling: sampling(), deadline: None };
+                let request = NewRequest {
+                    id,
+                    prompt: prompt(id.0),
+                    sampling: sampling(),
+                    first_token_deadline: None,
+                    deadline: None,
+                };
                 scheduler.submit(request).expect("the queue has no bound");
             }
             for step in 0..u64::from(ROUND).min(num_left + 1) {
@@ -133,7 +139,13 @@ fn time_step(bencher: &mut Bencher<'_>, num_rows: u32) {
             let mut core = EngineCore::new(InstantExecutor::boxed(num_rows), EngineConfig::default()).expect("valid");
             let submit = |id| {
                 let (id, prompt, sampling) = (RequestId(id), prompt(id), sampling());
-                Command::Submit(Box::new(EngineRequest { id, prompt, sampling, deadline: None }))
+                Command::Submit(Box::new(EngineRequest {
+                    id,
+                    prompt,
+                    sampling,
+                    first_token_deadline: None,
+                    deadline: None,
+                }))
             };
             let (mut inbox, mut outbox) = ((0..num_rows.into()).map(submit).collect(), Vec::new());
             core.step(Timestamp(0), &mut inbox, &mut outbox);
@@ -161,7 +173,8 @@ fn time_stream(bencher: &mut Bencher<'_>, num_rows: u32) {
             let started = Instant::now();
             runtime.block_on(async {
                 let readers = prompts.into_iter().map(|prompt| {
-                    let request = SubmitRequest { prompt, sampling: sampling(), timeout: None };
+                    let request =
+                        SubmitRequest { prompt, sampling: sampling(), first_token_timeout: None, timeout: None };
                     let mut handle = engine.submit(request).expect("there is room");
                     tokio::spawn(async move {
                         let mut num_events = 0_u32;

@@ -54,6 +54,8 @@ pub struct EngineCore {
     launched: VecDeque<Launched>,
     /// Prompt log-probabilities of requests whose prompt is not scored to its end.
     prompt_scores: BTreeMap<RequestId, Vec<TokenLogprobs>>,
+    /// When the last call came, if it finished a step.
+    worked_at: Option<Timestamp>,
     drain: Option<Drain>,
     lost: Option<String>,
     steps: u64,
@@ -97,6 +99,7 @@ impl EngineCore {
             next_step: StepId(0),
             launched: VecDeque::new(),
             prompt_scores: BTreeMap::new(),
+            worked_at: None,
             drain: None,
             lost: None,
             steps: 0,
@@ -118,6 +121,10 @@ impl EngineCore {
         if let Some(cause) = &self.lost {
             return Step::DeviceLost(cause.clone());
         }
+        // Without a pause in between, a step takes from one call to the next.
+        if let Some(began) = self.worked_at.take() {
+            self.scheduler.observe_step(now.since(began));
+        }
         self.scheduler.expire(now, &mut self.updates);
         if let Some(drain) = self.drain.as_mut().filter(|drain| drain.cancel_at <= now) {
             drain.num_cancelled += self.scheduler.num_requests();
@@ -127,6 +134,7 @@ impl EngineCore {
 
         match self.work() {
             Ok(true) => {
+                self.worked_at = Some(now);
                 self.emit(outbox);
                 Step::Worked
             }
@@ -226,10 +234,12 @@ impl EngineCore {
         if self.drain.is_some() {
             return Err("the engine is shutting down".into());
         }
-        let EngineRequest { id, prompt, sampling, deadline } = request;
+        let EngineRequest { id, prompt, sampling, first_token_deadline, deadline } = request;
         self.door
             .check(&prompt, &sampling)
-            .and_then(|()| Ok(self.scheduler.submit(NewRequest { id, prompt, sampling, deadline })?))
+            .and_then(|()| {
+                Ok(self.scheduler.submit(NewRequest { id, prompt, sampling, first_token_deadline, deadline })?)
+            })
             .map_err(|refusal: Refusal| refusal.to_string())
     }
 

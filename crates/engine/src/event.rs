@@ -14,6 +14,8 @@ pub struct EngineRequest {
     pub prompt: PrefixKeys,
     /// Resolved and validated sampling parameters.
     pub sampling: Arc<SamplingParams>,
+    /// When the request ends if it has no output by then.
+    pub first_token_deadline: Option<Timestamp>,
     /// When the request ends whatever it has.
     pub deadline: Option<Timestamp>,
 }

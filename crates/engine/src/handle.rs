@@ -85,6 +85,9 @@ pub struct SubmitRequest {
     pub prompt: PrefixKeys,
     /// Resolved and validated sampling parameters.
     pub sampling: Arc<SamplingParams>,
+    /// How long from now its first token may take. A request that cannot meet this any more is ended at once, so that what
+    /// it would have cost serves others.
+    pub first_token_timeout: Option<Duration>,
     /// How long from now the request may take.
     pub timeout: Option<Duration>,
 }
@@ -145,7 +148,7 @@ impl Engine {
     /// # Panics
     /// If the prompt's keys have another block size than the engine: a bug of the caller.
     pub fn submit(&self, request: SubmitRequest) -> Result<RequestHandle, SubmitError> {
-        let SubmitRequest { prompt, sampling, timeout } = request;
+        let SubmitRequest { prompt, sampling, first_token_timeout, timeout } = request;
         assert_eq!(prompt.block_size(), self.shared.door.limits.block_size, "the prompt's keys are of another pool");
         match &*self.shared.state() {
             State::Serving => {}
@@ -161,9 +164,11 @@ impl Engine {
 
         let id = RequestId(self.shared.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_tokens = prompt.num_tokens();
-        let deadline = timeout.map(|timeout| self.shared.now().after(timeout));
+        let now = self.shared.now();
+        let [first_token_deadline, deadline] =
+            [first_token_timeout, timeout].map(|timeout| timeout.map(|timeout| now.after(timeout)));
         let (sender, events) = event_stream();
-        let request = Box::new(EngineRequest { id, prompt, sampling, deadline });
+        let request = Box::new(EngineRequest { id, prompt, sampling, first_token_deadline, deadline });
         // If the engine stops before it reads this, the handle finds its stream closed and says so.
         let _ = self.inbox.send(Message::Submit { request, events: sender });
         Ok(RequestHandle {

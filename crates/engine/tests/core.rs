@@ -58,7 +58,7 @@ fn submit(id: u64, prompt: &[TokenId], sampling: SamplingParams, block_size: u32
     let mut keys = PrefixKeys::new(&Salt::default(), block_size);
     keys.extend(prompt);
     let (id, sampling) = (RequestId(id), Arc::new(sampling));
-    Command::Submit(Box::new(EngineRequest { id, prompt: keys, sampling, deadline: None }))
+    Command::Submit(Box::new(EngineRequest { id, prompt: keys, sampling, first_token_deadline: None, deadline: None }))
 }
 
 /// The request as it is answered when nobody else is there.

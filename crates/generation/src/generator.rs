@@ -313,7 +313,7 @@ impl Shared {
             // The prompt is scored once, whatever the number of answers.
             let prompt_logprobs = params.prompt_logprobs.filter(|_| sample_index == 0);
             let sampling = Arc::new(SamplingParams { sample_index, prompt_logprobs, ..params.clone() });
-            let request = SubmitRequest { prompt, sampling: Arc::clone(&sampling), timeout };
+            let request = SubmitRequest { prompt, sampling: Arc::clone(&sampling), first_token_timeout: None, timeout };
             // On an error, dropping the handles so far cancels their requests.
             let handle = self.parts.engine.submit(request).map_err(|error| match error {
                 SubmitError::Busy { .. } => GenerateError::Busy,

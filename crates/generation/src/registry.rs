@@ -103,7 +103,7 @@ mod tests {
         let mut prompt = PrefixKeys::new(&Salt::default(), limits.block_size);
         prompt.extend(&[1]);
         let sampling = Arc::new(SamplingParams { max_tokens: 1 << 19, ..SamplingParams::default() });
-        let mut handle = engine.submit(SubmitRequest { prompt, sampling, timeout: None }).unwrap();
+        let mut handle = engine.submit(SubmitRequest { prompt, sampling, first_token_timeout: None, timeout: None }).unwrap();
         entry.submitted(vec![handle.id()], &engine);
         let reason = std::iter::from_fn(|| handle.next_blocking()).find_map(|event| match event {
             Event::Finished { reason, .. } => Some(reason),

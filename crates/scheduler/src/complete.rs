@@ -17,6 +17,7 @@ impl Scheduler {
     /// executor.
     pub fn complete(&mut self, step: StepId, output: &BatchOutput, updates: &mut Vec<Update>) {
         let planned = self.retire(step, StepOutcome::Completed);
+        self.last_completed = Some(planned.shape);
         assert_eq!(planned.rows.len(), output.rows.len(), "step {step} must answer each of its rows");
         for (row, result) in planned.rows.iter().zip(&output.rows) {
             if self.running.get_mut(row.slot, row.admission).is_some() {

@@ -24,10 +24,19 @@
 //! younger sits the step out. The oldest running request therefore always advances, and since no request is accepted
 //! that the whole pool could not hold, some request always ends. Blocks named by a step in flight come back only when
 //! that step does, so a request also sits out rather than preempt more than it must.
+//!
+//! # Deadlines
+//! A request may say by when it wants its first token and its end. [`Scheduler::expire`] ends it when that time has passed,
+//! and also as soon as it cannot be met any more, judged by what prefilled tokens and decode steps cost lately, which the
+//! owner of the executor tells ([`Scheduler::observe_step`]). A request that waits must have twice the time that its work
+//! takes. Otherwise, once more comes than can be served, whoever has waited nearly too long is served next, comes too
+//! late, and everybody after it as well.
 #![forbid(unsafe_code)]
 
 mod complete;
 mod config;
+mod cost;
+mod deadline;
 mod plan;
 mod request;
 mod running;

@@ -5,6 +5,7 @@ use core::ops::Range;
 use serving_types::{Batch, BlockId, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
 
 use crate::Scheduler;
+use crate::cost::StepShape;
 use crate::running::Running;
 use crate::scheduler::kv_step;
 
@@ -22,6 +23,7 @@ pub enum Planned {
 pub(crate) struct PlannedStep {
     pub(crate) step: StepId,
     pub(crate) rows: Vec<PlannedRow>,
+    pub(crate) shape: StepShape,
 }
 
 /// One row of a planned step.
@@ -41,6 +43,7 @@ struct Plan<'a> {
     step: StepId,
     batch: &'a mut Batch,
     rows: Vec<PlannedRow>,
+    shape: StepShape,
     budget_tokens: u32,
     /// Blocks that running requests will need for tokens they already have.
     owed_blocks: u32,
@@ -58,7 +61,9 @@ impl Scheduler {
         batch.reset(step);
         let rows = self.spare_rows.pop().unwrap_or_default();
         let budget_tokens = self.config.max_batch_tokens;
-        let mut plan = Plan { step, batch, rows, budget_tokens, owed_blocks: 0, short_of_blocks: false };
+        let shape = StepShape::default();
+        let mut plan = Plan { step, batch, rows, shape, budget_tokens, owed_blocks: 0, short_of_blocks: false };
+        self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
         self.plan_chunks(&mut plan);
         if !plan.short_of_blocks {
@@ -69,7 +74,7 @@ impl Scheduler {
             self.spare_rows.push(plan.rows);
             return Planned::Idle;
         }
-        self.in_flight.push_back(PlannedStep { step, rows: plan.rows });
+        self.in_flight.push_back(PlannedStep { step, rows: plan.rows, shape: plan.shape });
         self.last_planned = Some(step);
         Planned::Batch
     }
@@ -115,7 +120,9 @@ impl Scheduler {
                         self.push_row(slot, fits, num_blocks, plan);
                     }
                 }
-                plan.owed_blocks += self.config.blocks_for(num_tokens).saturating_sub(self.running[slot].num_blocks());
+                let running = &self.running[slot];
+                plan.owed_blocks += self.config.blocks_for(num_tokens).saturating_sub(running.num_blocks());
+                self.num_backlog_tokens += u64::from(running.num_unplanned().unwrap_or(0));
             }
             place += 1;
         }
@@ -158,6 +165,7 @@ impl Scheduler {
             self.requests[index].slot = Some(slot);
             self.push_open(slot, plan);
             self.push_row(slot, end, 0, plan);
+            self.num_backlog_tokens += u64::from(num_tokens - end);
         }
     }
 
@@ -237,6 +245,11 @@ impl Scheduler {
             sample: samples,
         });
         plan.budget_tokens -= end - start;
+        if end - start == 1 {
+            plan.shape.num_decodes += 1;
+        } else {
+            plan.shape.num_prefill_tokens += end - start;
+        }
         running.num_planned = end;
         running.num_pending += u32::from(samples);
         running.last_step = Some(plan.step);

@@ -19,6 +19,8 @@ pub struct NewRequest {
     pub prompt: PrefixKeys,
     /// How tokens are chosen and when the request ends.
     pub sampling: Arc<SamplingParams>,
+    /// When it is ended if it has no output by then.
+    pub first_token_deadline: Option<Timestamp>,
     /// When it is ended whatever it has.
     pub deadline: Option<Timestamp>,
 }
@@ -80,7 +82,10 @@ pub(crate) struct Request {
     /// Place in the order of arrival. Preemption does not change it.
     pub(crate) arrival: u64,
     pub(crate) sampling: Arc<SamplingParams>,
+    pub(crate) first_token_deadline: Option<Timestamp>,
     pub(crate) deadline: Option<Timestamp>,
+    /// When its deadlines are to be looked at next.
+    pub(crate) check_at: Option<Timestamp>,
     /// All tokens that are known, with their prefix keys: the prompt, then the output so far.
     pub(crate) keys: PrefixKeys,
     /// Length of the context at which the request ends.

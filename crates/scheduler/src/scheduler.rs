@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use kv_paging::{KvCache, KvCacheConfig, Usage as BlockUsage};
 use serving_types::{FinishReason, RequestId, RowSlot, StepId, Timestamp, Usage};
 
+use crate::cost::{StepCost, StepShape};
 use crate::plan::{Attempt, PlannedRow, PlannedStep};
 use crate::request::{Request, RequestIndex, RequestSlab};
 use crate::running::RunningRequests;
@@ -17,14 +18,20 @@ pub struct Scheduler {
     pub(crate) config: SchedulerConfig,
     pub(crate) kv: KvCache,
     pub(crate) requests: RequestSlab,
-    by_id: BTreeMap<RequestId, RequestIndex>,
+    pub(crate) by_id: BTreeMap<RequestId, RequestIndex>,
     /// By arrival, so that a preempted request comes before all that arrived after it.
     pub(crate) waiting: BTreeMap<u64, RequestIndex>,
     pub(crate) running: RunningRequests,
     pub(crate) next_admission: u64,
     /// The last attempt to admit a request, if it failed.
     pub(crate) last_failed: Option<Attempt>,
-    deadlines: BTreeSet<(Timestamp, RequestId)>,
+    /// When the deadlines of which request are to be looked at.
+    pub(crate) deadlines: BTreeSet<(Timestamp, RequestId)>,
+    pub(crate) cost: StepCost,
+    /// The step that was completed last, until its cost is told.
+    pub(crate) last_completed: Option<StepShape>,
+    /// Tokens of running requests, as of the last plan, that must be computed before they go on decoding.
+    pub(crate) num_backlog_tokens: u64,
     /// Planned and not yet completed or failed, oldest first.
     pub(crate) in_flight: VecDeque<PlannedStep>,
     /// Emptied row lists of past steps, for reuse.
@@ -74,6 +81,9 @@ impl Scheduler {
             next_admission: 0,
             last_failed: None,
             deadlines: BTreeSet::new(),
+            cost: StepCost::default(),
+            last_completed: None,
+            num_backlog_tokens: 0,
             in_flight: VecDeque::new(),
             spare_rows: Vec::new(),
             last_planned: None,
@@ -97,7 +107,7 @@ impl Scheduler {
     /// # Panics
     /// If the id is in use or the keys are of another block size: bugs of the caller.
     pub fn submit(&mut self, request: NewRequest) -> Result<(), Refusal> {
-        let NewRequest { id, prompt, sampling, deadline } = request;
+        let NewRequest { id, prompt, sampling, first_token_deadline, deadline } = request;
         assert!(!self.by_id.contains_key(&id), "request {id} is here already");
         assert_eq!(prompt.block_size(), self.config.block_size, "the prefix keys of request {id} are of another pool");
         self.config.check(prompt.num_tokens(), &sampling)?;
@@ -112,7 +122,9 @@ impl Scheduler {
             arrival,
             max_len: self.config.max_len(num_prompt_tokens, &sampling),
             sampling,
+            first_token_deadline,
             deadline,
+            check_at: None,
             keys: prompt,
             num_scored: 0,
             was_admitted: false,
@@ -121,9 +133,7 @@ impl Scheduler {
         });
         self.by_id.insert(id, index);
         self.waiting.insert(arrival, index);
-        if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, id));
-        }
+        self.set_check_time(index, self.check_time(index));
         Ok(())
     }
 
@@ -131,16 +141,6 @@ impl Scheduler {
     pub fn cancel(&mut self, id: RequestId, updates: &mut Vec<Update>) {
         if let Some(&index) = self.by_id.get(&id) {
             self.end(index, FinishReason::Cancelled, updates);
-        }
-    }
-
-    /// Ends every request whose deadline is not after `now`.
-    pub fn expire(&mut self, now: Timestamp, updates: &mut Vec<Update>) {
-        while let Some(&(deadline, id)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.end(self.by_id[&id], FinishReason::Deadline, updates);
         }
     }
 
@@ -232,8 +232,8 @@ impl Scheduler {
         }
         let request = self.requests.remove(index);
         self.by_id.remove(&request.id);
-        if let Some(deadline) = request.deadline {
-            self.deadlines.remove(&(deadline, request.id));
+        if let Some(check_at) = request.check_at {
+            self.deadlines.remove(&(check_at, request.id));
         }
         self.stats.finished_requests += 1;
         updates.push(Update::Finished { id: request.id, reason, usage: request.usage });

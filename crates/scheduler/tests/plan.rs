@@ -54,7 +54,13 @@ impl Bench {
         self.next_id += 1;
         let mut keys = PrefixKeys::new(&Default::default(), self.scheduler.config().block_size);
         keys.extend(prompt);
-        self.scheduler.submit(NewRequest { id, prompt: keys, sampling: Arc::new(sampling), deadline })?;
+        self.scheduler.submit(NewRequest {
+            id,
+            prompt: keys,
+            sampling: Arc::new(sampling),
+            first_token_deadline: None,
+            deadline,
+        })?;
         Ok(id)
     }
 

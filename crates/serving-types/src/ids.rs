@@ -55,6 +55,12 @@ impl Timestamp {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// The time `earlier` before this one, saturating.
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(earlier.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// The time from `earlier` to this one; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

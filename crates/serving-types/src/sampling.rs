@@ -86,7 +86,7 @@ pub enum FinishReason {
     Length,
     /// The client cancelled or went away.
     Cancelled,
-    /// The deadline passed.
+    /// A deadline passed, or could not be met any more.
     Deadline,
     /// This request failed while others went on, or the device failed for all of them. Says what happened.
     Failed(String),

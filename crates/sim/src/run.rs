@@ -77,7 +77,10 @@ impl<'a> Run<'a> {
             prompt.extend(&request.prompt);
             let sampling = request.sampling.clone();
             let deadline = request.timeout.map(|timeout| request.arrival.after(timeout));
-            plan(request.arrival, Command::Submit(Box::new(EngineRequest { id, prompt, sampling, deadline })));
+            plan(
+                request.arrival,
+                Command::Submit(Box::new(EngineRequest { id, prompt, sampling, first_token_deadline: None, deadline })),
+            );
             if let Some(at) = request.cancel_at {
                 plan(at.max(request.arrival), Command::Cancel(id));
             }

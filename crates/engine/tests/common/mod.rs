@@ -58,7 +58,7 @@ pub(crate) fn request(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> S
     let mut keys = PrefixKeys::new(&Salt::default(), engine.limits().block_size);
     keys.extend(prompt);
     let sampling = Arc::new(SamplingParams { max_tokens, ..SamplingParams::default() });
-    SubmitRequest { prompt: keys, sampling, timeout: None }
+    SubmitRequest { prompt: keys, sampling, first_token_timeout: None, timeout: None }
 }
 
 pub(crate) fn submit(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> Result<RequestHandle, SubmitError> {

@@ -1,0 +1,46 @@
+//! What steps have cost lately, and so what a request will cost at least. Knows no clock: durations are told.
+
+use std::time::Duration;
+
+/// Weight of the newest measurement in the mean: one in so many.
+const INVERSE_WEIGHT: u64 = 8;
+
+/// What a step computed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepShape {
+    /// Rows that brought one token.
+    pub(crate) num_decodes: u32,
+    /// Tokens of all other rows.
+    pub(crate) num_prefill_tokens: u32,
+}
+
+/// Exponentially weighted means of measured costs. Zero until measured, so that nothing is given up on a guess.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StepCost {
+    decode_step_nanos: u64,
+    prefill_token_nanos: u64,
+}
+
+impl StepCost {
+    /// Learns from a finished step. What a step with prefill takes beyond a decode step is put down to its prefill.
+    pub(crate) fn observe(&mut self, shape: StepShape, took: Duration) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if shape.num_prefill_tokens == 0 {
+            self.decode_step_nanos = mean(self.decode_step_nanos, took);
+        } else {
+            let beyond = if shape.num_decodes > 0 { took.saturating_sub(self.decode_step_nanos) } else { took };
+            self.prefill_token_nanos = mean(self.prefill_token_nanos, beyond / u64::from(shape.num_prefill_tokens));
+        }
+    }
+
+    /// The time that prefill of `num_prefill_tokens` and then `num_decode_steps` will take.
+    pub(crate) fn estimate(&self, num_prefill_tokens: u64, num_decode_steps: u32) -> Duration {
+        let prefill = self.prefill_token_nanos.saturating_mul(num_prefill_tokens);
+        let decodes = self.decode_step_nanos.saturating_mul(num_decode_steps.into());
+        Duration::from_nanos(prefill.saturating_add(decodes))
+    }
+}
+
+fn mean(mean: u64, sample: u64) -> u64 {
+    if mean == 0 { sample } else { mean - mean / INVERSE_WEIGHT + sample / INVERSE_WEIGHT }
+}
