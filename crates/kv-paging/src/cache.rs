@@ -9,7 +9,7 @@ use core::fmt;
 
 use crate::config::{ConfigError, KvCacheConfig, PrefixCaching};
 use crate::events::{CacheEvent, EventLog};
-use crate::ghosts::Ghosts;
+use crate::ghosts::{Ghosts, SAMPLING};
 use crate::index::{Detached, NodeId, Parent, PrefixIndex};
 use crate::pool::{Content, Place, Pool};
 use crate::promises::Promises;
@@ -64,7 +64,7 @@ impl KvCache {
             index: PrefixIndex::new(num_indexed, config.block_size),
             promises: Promises::new(num_indexed),
             events: EventLog::off(),
-            ghosts: Ghosts::new(if num_indexed == 0 { 0 } else { config.regret_window }),
+            ghosts: Ghosts::new(if num_indexed == 0 { 0 } else { config.regret_window.div_ceil(SAMPLING) }),
             stats: CacheStats::default(),
             generation: 0,
             owner: Arc::new(()),

@@ -21,9 +21,8 @@ pub struct KvCacheConfig {
     /// Blocks that all [pins](crate::KvCache::pin) together may hold; by default none. They are lost to tables, so leave
     /// room for the longest request.
     pub max_pinned_blocks: u32,
-    /// How many evictions are remembered, to count those that are
-    /// [regretted](crate::CacheStats::num_regretted_blocks); by default as many as there are blocks. Each takes up to 64
-    /// bytes.
+    /// How many evictions back one may be [regretted](crate::CacheStats::num_regretted_blocks); by default as many as there
+    /// are blocks. One in eight is remembered, in up to 64 bytes.
     pub regret_window: u32,
 }
 

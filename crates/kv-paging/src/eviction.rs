@@ -50,6 +50,7 @@ impl EvictionQueue {
     }
 
     /// The block that goes next.
+    #[inline]
     pub(crate) fn front(&self) -> Option<BlockId> {
         let list = |rank: Rank| self.lists[rank.at()].front();
         list(Rank::LOW)
@@ -58,6 +59,7 @@ impl EvictionQueue {
     }
 
     /// The list that blocks of this retention wait in now.
+    #[inline]
     pub(crate) fn rank(&self, retention: Retention) -> Rank {
         match retention {
             Retention::Low => Rank::LOW,
@@ -67,12 +69,14 @@ impl EvictionQueue {
         }
     }
 
+    #[inline]
     pub(crate) fn push_back(&mut self, links: &mut Links, block: BlockId, rank: Rank) {
         self.lists[rank.at()].push_back(links, block);
         self.len += 1;
         self.note(rank);
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, links: &mut Links, block: BlockId, rank: Rank) {
         self.lists[rank.at()].remove(links, block);
         self.len -= 1;

@@ -146,6 +146,7 @@ impl PrefixIndex {
     }
 
     /// Makes the node of `tokens` after `parent`, whose look-up just ended in `vacancy`, with its first block.
+    #[inline]
     pub(crate) fn insert(
         &mut self,
         Vacancy { at, key }: Vacancy,
@@ -176,6 +177,7 @@ impl PrefixIndex {
     }
 
     /// A promised block of the node is published and goes before those that are not.
+    #[inline]
     pub(crate) fn publish(&mut self, node: NodeId, block: BlockId) {
         let node = &mut self.nodes[node.at()];
         node.num_published += 1;
@@ -186,6 +188,7 @@ impl PrefixIndex {
     }
 
     /// A block of the node, published or not, no longer holds its content.
+    #[inline]
     pub(crate) fn detach(&mut self, id: NodeId, block: BlockId, was_published: bool) -> Detached {
         let node = &mut self.nodes[id.at()];
         node.blocks.remove(&mut self.links, block);

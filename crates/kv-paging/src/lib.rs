@@ -106,7 +106,7 @@
 //! # Costs
 //!
 //! Taking, giving back, matching and publishing a block are constant-time: intrusive lists in flat arrays and one hash
-//! table of fixed size. All of it is allocated by [`KvCache::new`], about 230 bytes a block and four for each of its
+//! table of fixed size. All of it is allocated by [`KvCache::new`], about 210 bytes a block and four for each of its
 //! tokens. Block tables are recycled, so serving allocates nothing once it has seen its peak. Equal calls give equal
 //! answers: there is no randomness and no clock.
 #![no_std]

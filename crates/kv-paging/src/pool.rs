@@ -179,6 +179,7 @@ impl Pool {
 
     /// One table fewer holds the block, and steps in `[0, busy_end)` may still touch it. Returns whether the block now
     /// needs a place: no table holds it and no step in flight names it.
+    #[inline]
     pub(crate) fn let_go(&mut self, block: BlockId, busy_end: u64) -> bool {
         let record = &mut self.blocks[block.at()];
         assert!(record.num_tables > 0, "block {block} is let go by more tables than hold it");
@@ -204,6 +205,7 @@ impl Pool {
     }
 
     /// Gives the block the place of the most recently used cached one of this retention.
+    #[inline]
     pub(crate) fn put_cached(&mut self, block: BlockId, retention: Retention) {
         let record = &mut self.blocks[block.at()];
         record.place = Place::Cached;

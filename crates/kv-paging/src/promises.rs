@@ -5,6 +5,7 @@
 
 use crate::cache::KvCache;
 use crate::config::PrefixCaching;
+use crate::ghosts::SAMPLING;
 use crate::index::{NodeId, Parent};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
@@ -162,7 +163,9 @@ impl KvCache {
                 node
             }
             Err(vacancy) => {
-                self.stats.num_regretted_blocks += u64::from(self.ghosts.lay(key));
+                if self.ghosts.lay(key) {
+                    self.stats.num_regretted_blocks += u64::from(SAMPLING);
+                }
                 self.index.insert(vacancy, parent, tokens, block)
             }
         };

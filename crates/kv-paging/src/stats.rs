@@ -41,8 +41,9 @@ pub struct CacheStats {
     pub num_duplicate_blocks: u64,
     /// Blocks withdrawn because a step failed.
     pub num_withdrawn_blocks: u64,
-    /// Regret: blocks promised whose content had been evicted, and would still be there in a pool larger by up to
-    /// [`regret_window`](crate::KvCacheConfig::regret_window) blocks. Each eviction is regretted at most once.
+    /// Regret: blocks promised whose content had been evicted not long before: see
+    /// [`regret_window`](crate::KvCacheConfig::regret_window). Each eviction is regretted at most once. An estimate: one
+    /// content in eight is followed, chosen by its key, and counts for eight.
     pub num_regretted_blocks: u64,
     /// How old evicted blocks became: retired steps from the one that filled them to their eviction.
     pub lifetimes: Histogram,

@@ -121,7 +121,7 @@ pub(crate) struct Model {
     announced_by_events: BTreeMap<BlockKey, Option<BlockKey>>,
     num_hit_tokens: u64,
     num_evicted: u64,
-    /// Contents that were evicted, in order, and whether each was promised again since.
+    /// Followed contents that were evicted, in order, and whether each was promised again since.
     evicted: Vec<(Prefix, bool)>,
     num_regretted: u64,
     lifetimes: Figures,
@@ -131,8 +131,11 @@ pub(crate) struct Model {
 /// Counts by the least value of the same power of two.
 type Figures = BTreeMap<u64, u64>;
 
-/// Evictions that may be regretted.
-const REGRET_WINDOW: u32 = 3;
+/// One content in so many is followed until it is promised again, and counts for as many.
+const SAMPLING: u32 = 8;
+
+/// Followed evictions that are remembered.
+const NUM_REMEMBERED: u32 = 3;
 
 impl Model {
     pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
@@ -140,7 +143,7 @@ impl Model {
         let mut cache = KvCache::new(KvCacheConfig {
             prefix_caching,
             max_pinned_blocks,
-            regret_window: REGRET_WINDOW,
+            regret_window: NUM_REMEMBERED * SAMPLING,
             ..KvCacheConfig::new(num_blocks, block_size)
         })
         .unwrap();
@@ -328,7 +331,9 @@ impl Model {
             let content = self.blocks[block].content.prefix().cloned();
             self.forget(block);
             let is_left = |prefix: &Prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix));
-            self.evicted.extend(content.filter(|prefix| !is_left(prefix)).map(|prefix| (prefix, false)));
+            let is_followed = |prefix: &Prefix| last_key(prefix, self.block_size).as_u128() >> 125 == 0;
+            let lost = content.filter(|prefix| !is_left(prefix) && is_followed(prefix));
+            self.evicted.extend(lost.map(|prefix| (prefix, false)));
         } else {
             assert!(is_free(block), "only takeable blocks are taken");
             self.forget(block);
@@ -355,9 +360,11 @@ impl Model {
             }
             let prefix = (sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec());
             if !self.blocks.iter().any(|block| block.content.prefix() == Some(&prefix)) {
-                let mut last = self.evicted.iter_mut().rev().take(REGRET_WINDOW as usize);
+                let mut last = self.evicted.iter_mut().rev().take(NUM_REMEMBERED as usize);
                 let is_first = |(_, was_promised): &mut (Prefix, bool)| !std::mem::replace(was_promised, true);
-                self.num_regretted += u64::from(last.find(|(lost, _)| *lost == prefix).is_some_and(is_first));
+                if last.find(|(lost, _)| *lost == prefix).is_some_and(is_first) {
+                    self.num_regretted += u64::from(SAMPLING);
+                }
             }
             let block = &mut self.blocks[at(*block)];
             block.content = Content::Pending { step: self.planned, prefix: Some(prefix) };
@@ -737,8 +744,7 @@ impl Model {
             CacheEvent::Cleared => known.clear(),
             CacheEvent::Lost { .. } => panic!("the log is long enough"),
         });
-        let last_key = |(tenant, tokens): &Prefix| *keys_of(*tenant, tokens, block_size).block_keys().last().unwrap();
-        let expected: BTreeSet<BlockKey> = self.announced.iter().map(last_key).collect();
+        let expected: BTreeSet<BlockKey> = self.announced.iter().map(|prefix| last_key(prefix, block_size)).collect();
         assert!(expected.iter().eq(known.keys()), "events tell what is published");
     }
 }
@@ -769,6 +775,10 @@ fn keys_of(tenant: u8, tokens: &[TokenId], block_size: usize) -> PrefixKeys {
     let mut keys = PrefixKeys::new(&Salt::from_bytes([tenant; 32]), block_size as u32);
     keys.extend(tokens);
     keys
+}
+
+fn last_key((tenant, tokens): &Prefix, block_size: usize) -> BlockKey {
+    *keys_of(*tenant, tokens, block_size).block_keys().last().expect("a prefix has a block")
 }
 
 fn count(figures: &mut Figures, value: u64) {
