@@ -84,3 +84,46 @@ impl Ghosts {
         self.start = self.end;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Ghosts, SAMPLING};
+    use crate::{BlockKey, PrefixKeys, Salt};
+
+    #[test]
+    fn followed_evictions_are_regretted_once_and_not_for_ever() {
+        let mut keys = PrefixKeys::new(&Salt::default(), 1);
+        keys.extend(&[0; 200]);
+        let is_followed = |key: &&BlockKey| Ghosts::new(1).follows(**key);
+        let mut followed = keys.block_keys().iter().filter(is_followed).copied();
+        let [first, second, third, fourth] = core::array::from_fn(|_| followed.next().expect("one key in eight"));
+        let other = keys.block_keys().iter().find(|key| !is_followed(key)).expect("seven in eight");
+        let num_followed = 4 + followed.count();
+        assert!((200 / SAMPLING as usize / 2..200 / SAMPLING as usize * 2).contains(&num_followed), "{num_followed}");
+
+        let mut ghosts = Ghosts::new(3);
+        ghosts.add(*other);
+        assert!(!ghosts.lay(*other), "it is not followed");
+        assert!(!ghosts.lay(first), "it was not evicted");
+        [first, second, third].into_iter().for_each(|key| ghosts.add(key));
+        assert!(ghosts.lay(first));
+        assert!(!ghosts.lay(first), "once for each eviction");
+        ghosts.add(first);
+        assert!(ghosts.lay(first), "once more after one more eviction");
+        ghosts.add(fourth);
+        assert!(!ghosts.lay(second), "more than three evictions ago");
+        assert!(ghosts.lay(third));
+        ghosts.clear();
+        assert!(!ghosts.lay(fourth), "cleared");
+        ghosts.add(fourth);
+        assert!(ghosts.lay(fourth), "evicted since");
+        assert!(
+            !{
+                let mut off = Ghosts::new(0);
+                off.add(first);
+                off.lay(first)
+            },
+            "off"
+        );
+    }
+}

@@ -157,6 +157,27 @@ fn directed_operations() {
     );
 }
 
+/// A block and its parent, which is to be kept longer, both expire in one go: it is still evicted before its parent.
+#[test]
+fn retentions_that_end_together() {
+    let until = |sequence, until| Op::Retain { sequence, retention: Retention::High { until: LogicalTime(until) } };
+    check(
+        4,
+        1,
+        PrefixCaching::On,
+        &[
+            Op::Start { tenant: 0, prompt: vec![0, 1] },
+            Op::Retire(true),
+            Op::Admit { tenant: 0, prompt: vec![0, 0] },
+            until(0, 2),
+            until(1, 5),
+            Op::Release { sequence: 0, after: false },
+            Op::Release { sequence: 0, after: false },
+            Op::Advance { by: 8 },
+        ],
+    );
+}
+
 /// Every sequence of up to five of these operations, on three blocks of one token.
 #[test]
 fn all_short_sequences() {
