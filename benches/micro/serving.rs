@@ -11,8 +11,8 @@ use engine::{Command, Engine, EngineConfig, EngineCore, EngineRequest, SubmitReq
 use kv_paging::{PrefixCaching, PrefixKeys, Salt};
 use scheduler::{NewRequest, Planned, Scheduler, SchedulerConfig};
 use serving_types::{
-    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, RequestId, RowOutput,
-    SamplingParams, StepId, Timestamp,
+    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, RequestClass, RequestId,
+    RowOutput, SamplingParams, StepId, Timestamp,
 };
 
 const BLOCK_SIZE: u32 = 16;
@@ -68,6 +68,7 @@ fn time_plan(bencher: &mut Bencher<'_>, num_rows: u32, num_waiting: u32) {
                     id,
                     prompt: prompt(id.0),
                     sampling: sampling(),
+                    class: RequestClass::default(),
                     first_token_deadline: None,
                     deadline: None,
                 };
@@ -143,6 +144,7 @@ fn time_step(bencher: &mut Bencher<'_>, num_rows: u32) {
                     id,
                     prompt,
                     sampling,
+                    class: RequestClass::default(),
                     first_token_deadline: None,
                     deadline: None,
                 }))
@@ -173,8 +175,13 @@ fn time_stream(bencher: &mut Bencher<'_>, num_rows: u32) {
             let started = Instant::now();
             runtime.block_on(async {
                 let readers = prompts.into_iter().map(|prompt| {
-                    let request =
-                        SubmitRequest { prompt, sampling: sampling(), first_token_timeout: None, timeout: None };
+                    let request = SubmitRequest {
+                        prompt,
+                        sampling: sampling(),
+                        class: RequestClass::default(),
+                        first_token_timeout: None,
+                        timeout: None,
+                    };
                     let mut handle = engine.submit(request).expect("there is room");
                     tokio::spawn(async move {
                         let mut num_events = 0_u32;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use kv_paging::PrefixCaching;
-use scheduler::{ConfigError, NewRequest, Planned, Scheduler, SchedulerConfig, Update};
+use scheduler::{ConfigError, NewRequest, Planned, Policy, Scheduler, SchedulerConfig, Update};
 use serving_types::{
     Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, RequestId,
     StepId, Timestamp, Usage,
@@ -20,11 +20,13 @@ pub struct EngineConfig {
     pub max_requests: usize,
     /// Whether requests share the KV of equal prefixes.
     pub prefix_caching: PrefixCaching,
+    /// Who comes first when not all can be served.
+    pub policy: Policy,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { max_requests: 4096, prefix_caching: PrefixCaching::On }
+        Self { max_requests: 4096, prefix_caching: PrefixCaching::On, policy: Policy::default() }
     }
 }
 
@@ -91,7 +93,10 @@ impl EngineCore {
     /// The executor's limits allow no request at all.
     pub fn new(executor: Box<dyn Executor>, config: EngineConfig) -> Result<Self, ConfigError> {
         let limits = executor.limits();
-        let scheduler_config = SchedulerConfig::from_limits(&limits, config.max_requests, config.prefix_caching);
+        let scheduler_config = SchedulerConfig {
+            policy: config.policy,
+            ..SchedulerConfig::from_limits(&limits, config.max_requests, config.prefix_caching)
+        };
         Ok(Self {
             executor,
             door: Door { limits, config: scheduler_config },
@@ -234,11 +239,11 @@ impl EngineCore {
         if self.drain.is_some() {
             return Err("the engine is shutting down".into());
         }
-        let EngineRequest { id, prompt, sampling, first_token_deadline, deadline } = request;
+        let EngineRequest { id, prompt, sampling, class, first_token_deadline, deadline } = request;
         self.door
             .check(&prompt, &sampling)
             .and_then(|()| {
-                Ok(self.scheduler.submit(NewRequest { id, prompt, sampling, first_token_deadline, deadline })?)
+                Ok(self.scheduler.submit(NewRequest { id, prompt, sampling, class, first_token_deadline, deadline })?)
             })
             .map_err(|refusal: Refusal| refusal.to_string())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kv_paging::PrefixKeys;
-use serving_types::{BatchOutput, FinishReason, RequestId, SamplingParams, Timestamp, TokenId, Usage};
+use serving_types::{BatchOutput, FinishReason, RequestClass, RequestId, SamplingParams, Timestamp, TokenId, Usage};
 
 /// A request for tokens.
 #[derive(Clone, Debug)]
@@ -14,6 +14,8 @@ pub struct EngineRequest {
     pub prompt: PrefixKeys,
     /// Resolved and validated sampling parameters.
     pub sampling: Arc<SamplingParams>,
+    /// Whose it is and how urgent.
+    pub class: RequestClass,
     /// When the request ends if it has no output by then.
     pub first_token_deadline: Option<Timestamp>,
     /// When the request ends whatever it has.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use kv_paging::PrefixKeys;
-use serving_types::{ExecutorLimits, FinishReason, MemoryEntry, RequestId, SamplingParams, Timestamp, Usage};
+use serving_types::{
+    ExecutorLimits, FinishReason, MemoryEntry, RequestClass, RequestId, SamplingParams, Timestamp, Usage,
+};
 
 use crate::driver::{Driver, Message};
 use crate::refusal::Door;
@@ -85,6 +87,8 @@ pub struct SubmitRequest {
     pub prompt: PrefixKeys,
     /// Resolved and validated sampling parameters.
     pub sampling: Arc<SamplingParams>,
+    /// Whose it is and how urgent; the engine's policy says what of it counts.
+    pub class: RequestClass,
     /// How long from now its first token may take. A request that cannot meet this any more is ended at once, so that what
     /// it would have cost serves others.
     pub first_token_timeout: Option<Duration>,
@@ -148,7 +152,7 @@ impl Engine {
     /// # Panics
     /// If the prompt's keys have another block size than the engine: a bug of the caller.
     pub fn submit(&self, request: SubmitRequest) -> Result<RequestHandle, SubmitError> {
-        let SubmitRequest { prompt, sampling, first_token_timeout, timeout } = request;
+        let SubmitRequest { prompt, sampling, class, first_token_timeout, timeout } = request;
         assert_eq!(prompt.block_size(), self.shared.door.limits.block_size, "the prompt's keys are of another pool");
         match &*self.shared.state() {
             State::Serving => {}
@@ -168,7 +172,7 @@ impl Engine {
         let [first_token_deadline, deadline] =
             [first_token_timeout, timeout].map(|timeout| timeout.map(|timeout| now.after(timeout)));
         let (sender, events) = event_stream();
-        let request = Box::new(EngineRequest { id, prompt, sampling, first_token_deadline, deadline });
+        let request = Box::new(EngineRequest { id, prompt, sampling, class, first_token_deadline, deadline });
         // If the engine stops before it reads this, the handle finds its stream closed and says so.
         let _ = self.inbox.send(Message::Submit { request, events: sender });
         Ok(RequestHandle {

@@ -33,5 +33,5 @@ pub use event::{Command, EngineRequest, Event, TokenLogprobs};
 pub use handle::{DrainOutcome, Engine, Health, RequestHandle, SubmitError, SubmitRequest};
 pub use kv_paging::{MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching, PrefixKeys, Salt};
 pub use refusal::Refusal;
-pub use scheduler::ConfigError;
+pub use scheduler::{ConfigError, Policy};
 pub use stats::EngineStats;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{Command, EngineConfig, EngineCore, EngineRequest, Event, PrefixKeys, Salt, Step};
-use serving_types::{ExecutorLimits, FinishReason, RequestId, SamplingParams, StepId, Timestamp, TokenId};
+use serving_types::{
+    ExecutorLimits, FinishReason, RequestClass, RequestId, SamplingParams, StepId, Timestamp, TokenId,
+};
 use sim::{FakeExecutor, FakeModel, Faults, Report, Scenario, SimRequest, Transcript, run, small_limits};
 
 /// Tokens that no other start value gives.
@@ -58,7 +60,14 @@ fn submit(id: u64, prompt: &[TokenId], sampling: SamplingParams, block_size: u32
     let mut keys = PrefixKeys::new(&Salt::default(), block_size);
     keys.extend(prompt);
     let (id, sampling) = (RequestId(id), Arc::new(sampling));
-    Command::Submit(Box::new(EngineRequest { id, prompt: keys, sampling, first_token_deadline: None, deadline: None }))
+    Command::Submit(Box::new(EngineRequest {
+        id,
+        prompt: keys,
+        sampling,
+        class: RequestClass::default(),
+        first_token_deadline: None,
+        deadline: None,
+    }))
 }
 
 /// The request as it is answered when nobody else is there.

@@ -102,7 +102,7 @@ impl Settings {
         runner.kv_cache = KvBudget::Blocks(num_blocks);
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
-        let engine = EngineConfig { max_requests, prefix_caching };
+        let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
         Ok(Self { runner, engine, dtype, seed: args.fixed_seed() })
     }
 }

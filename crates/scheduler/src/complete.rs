@@ -108,6 +108,7 @@ impl Scheduler {
         running.last_token = token;
         running.num_pending -= 1;
         self.stats.output_tokens += 1;
+        self.waiting.charge_output(running.class.tenant);
         let logprobs = request.sampling.logprobs.map(|_| first_sampled);
         updates.push(Update::Token { id: request.id, token, logprobs });
         if request.sampling.stop_token_ids.binary_search(&token).is_ok() {

@@ -5,7 +5,7 @@ use core::fmt;
 use kv_paging::PrefixCaching;
 use serving_types::{ExecutorLimits, SamplingParams};
 
-use crate::Refusal;
+use crate::{Policy, Refusal};
 
 /// Limits of a scheduler; constant over its life.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +24,12 @@ pub struct SchedulerConfig {
     pub max_waiting: usize,
     /// Whether requests share the blocks of equal prefixes.
     pub prefix_caching: PrefixCaching,
+    /// Who comes first when not all can.
+    pub policy: Policy,
 }
 
 impl SchedulerConfig {
-    /// Uses all that an executor offers.
+    /// Uses all that an executor offers, first come first served.
     #[must_use]
     pub fn from_limits(limits: &ExecutorLimits, max_waiting: usize, prefix_caching: PrefixCaching) -> Self {
         Self {
@@ -38,6 +40,7 @@ impl SchedulerConfig {
             max_model_len: limits.max_model_len,
             max_waiting,
             prefix_caching,
+            policy: Policy::default(),
         }
     }
 

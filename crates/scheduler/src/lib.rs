@@ -19,11 +19,16 @@
 //! `RowInput::LastSampled`; if the earlier step then ends the request, the row was an overrun and its result is dropped.
 //!
 //! # Running out of blocks
-//! A running request takes blocks from requests admitted after it, never from earlier ones: the youngest is preempted,
-//! its blocks are released, and it waits to be computed again, its output so far included. A request that finds nobody
-//! younger sits the step out. The oldest running request therefore always advances, and since no request is accepted
-//! that the whole pool could not hold, some request always ends. Blocks named by a step in flight come back only when
-//! that step does, so a request also sits out rather than preempt more than it must.
+//! Running requests are ordered by priority, then admission. One takes blocks from those behind it, never from those
+//! before it: the least entitled is preempted, its blocks are released, and it waits to be computed again, its output so
+//! far included. That is the youngest of the lowest priority, under [`Policy::Fair`] one of the tenant that was served
+//! most. A request that finds nobody behind it sits the step out. The first one therefore never loses its blocks, and
+//! since no request is accepted that the whole pool could not hold, some request always ends. Blocks named by a step in
+//! flight come back only when that step does, so a request also sits out rather than preempt more than it must.
+//!
+//! Computing again is a loss, so it is not done over and over. Whoever comes back is spared, if there is another, until it
+//! has 16 tokens more than it came with; and each preemption doubles the room to grow (in blocks, one at first) that running
+//! requests must be left when another is admitted. Each request that ends takes one back.
 //!
 //! # Deadlines
 //! A request may say by when it wants its first token and its end. [`Scheduler::expire`] ends it when that time has passed,
@@ -38,6 +43,7 @@ mod config;
 mod cost;
 mod deadline;
 mod plan;
+mod queue;
 mod request;
 mod running;
 mod scheduler;
@@ -46,6 +52,7 @@ mod update;
 pub use config::{ConfigError, SchedulerConfig};
 pub use kv_paging::{PrefixCaching, PrefixKeys};
 pub use plan::Planned;
+pub use queue::Policy;
 pub use request::{NewRequest, Refusal};
 pub use scheduler::{Scheduler, SchedulerStats};
 pub use update::Update;

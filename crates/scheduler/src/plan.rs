@@ -1,5 +1,6 @@
 //! Chooses the rows of one step. The order and the reasons are in the crate's introduction. Knows no results.
 
+use core::cmp::Reverse;
 use core::ops::Range;
 
 use serving_types::{Batch, BlockId, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
@@ -8,6 +9,9 @@ use crate::Scheduler;
 use crate::cost::StepShape;
 use crate::running::Running;
 use crate::scheduler::kv_step;
+
+/// Most blocks that an admission leaves for each running request to grow into.
+const MAX_SPARE_BLOCKS: u32 = 8;
 
 /// What a plan came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,13 +132,14 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting requests, first come first served, while budget, slots and blocks last.
+    /// Admits waiting requests in the queue's order while budget, slots and blocks last.
     fn plan_admissions(&mut self, plan: &mut Plan<'_>) {
         while plan.budget_tokens > 0 && !self.running.is_full() {
-            let Some((&arrival, &index)) = self.waiting.first_key_value() else { break };
-            // All its known tokens must fit beside what running requests still need for theirs, with a block to grow into
+            let Some(index) = self.waiting.first() else { break };
+            // All its known tokens must fit beside what running requests still need for theirs, with room to grow into
             // for each of them: otherwise it would be admitted only to be preempted.
-            let reserved_blocks = plan.owed_blocks + self.running.len() as u32;
+            let reserved_blocks = plan.owed_blocks + self.running.len() as u32 * self.num_spare_blocks;
+            let (class, arrival) = (self.requests[index].class, self.requests[index].arrival);
             let attempt = Attempt { arrival, reserved_blocks, num_free_blocks: self.kv.num_free() };
             if self.last_failed.is_some_and(|failed| failed.foretells(&attempt)) {
                 break;
@@ -156,11 +161,13 @@ impl Scheduler {
             if !request.was_admitted {
                 request.was_admitted = true;
                 request.usage.cached_tokens = num_cached;
+                // Computing it again is not the tenant's fault.
+                self.waiting.charge_prompt(class.tenant, num_tokens - num_cached);
             }
             plan.owed_blocks += self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
             let running = Running::new(index, request, self.next_admission, table, num_cached);
             self.next_admission += 1;
-            self.waiting.remove(&arrival);
+            self.waiting.remove(class, arrival);
             let slot = self.running.insert(running);
             self.requests[index].slot = Some(slot);
             self.push_open(slot, plan);
@@ -169,8 +176,8 @@ impl Scheduler {
         }
     }
 
-    /// Grows the table of the request at `place` to `end` tokens, at the cost of requests admitted later that have no row
-    /// in this plan. False if it has to sit this step out.
+    /// Grows the table of the request at `place` to `end` tokens, at the cost of less entitled ones that have no row in this
+    /// plan. False if it has to sit this step out.
     fn take_blocks(&mut self, place: usize, end: u32, plan: &mut Plan<'_>) -> bool {
         let slot = self.running.slot_at(place);
         loop {
@@ -181,11 +188,23 @@ impl Scheduler {
             if self.kv.usage().in_transit > 0 {
                 return false;
             }
-            let has_row = |slot: RowSlot| self.running[slot].last_step == Some(plan.step);
-            let Some(youngest) = self.running.slots_behind(place).find(|&later| !has_row(later)) else { return false };
-            self.preempt(youngest);
+            let Some(victim) = self.least_entitled(place, plan.step) else { return false };
+            self.preempt(victim);
+            self.num_spare_blocks = (2 * self.num_spare_blocks).min(MAX_SPARE_BLOCKS);
             plan.short_of_blocks = true;
         }
+    }
+
+    /// Who behind `place` loses its blocks first: of the lowest priority, not spared, of the tenant that was served most, the
+    /// youngest; in this order. Nobody who has a row in this step.
+    fn least_entitled(&self, place: usize, step: StepId) -> Option<RowSlot> {
+        let entitlement = |slot: &RowSlot| {
+            let running = &self.running[*slot];
+            let service = self.waiting.service(running.class.tenant);
+            (running.class.priority, running.is_spared(), Reverse(service), Reverse(running.admission))
+        };
+        let candidates = self.running.slots_behind(place);
+        candidates.filter(|&slot| self.running[slot].last_step != Some(step)).min_by_key(entitlement)
     }
 
     /// Hands the request's slot to it.

@@ -6,7 +6,7 @@ use core::ops::{Index, IndexMut};
 use std::sync::Arc;
 
 use kv_paging::PrefixKeys;
-use serving_types::{Batch, RequestId, RowSlot, SamplingParams, Score, Timestamp, TokenId, Usage};
+use serving_types::{Batch, RequestClass, RequestId, RowSlot, SamplingParams, Score, Timestamp, TokenId, Usage};
 
 use crate::plan::push_range;
 
@@ -19,6 +19,8 @@ pub struct NewRequest {
     pub prompt: PrefixKeys,
     /// How tokens are chosen and when the request ends.
     pub sampling: Arc<SamplingParams>,
+    /// Whose it is and how urgent.
+    pub class: RequestClass,
     /// When it is ended if it has no output by then.
     pub first_token_deadline: Option<Timestamp>,
     /// When it is ended whatever it has.
@@ -82,6 +84,8 @@ pub(crate) struct Request {
     /// Place in the order of arrival. Preemption does not change it.
     pub(crate) arrival: u64,
     pub(crate) sampling: Arc<SamplingParams>,
+    /// What of its class counts under the policy.
+    pub(crate) class: RequestClass,
     pub(crate) first_token_deadline: Option<Timestamp>,
     pub(crate) deadline: Option<Timestamp>,
     /// When its deadlines are to be looked at next.

@@ -1,12 +1,16 @@
 //! The running requests: what each holds and where its computation stands, at its row slot, and their order. Small and apart
 //! from the rest of a request, because every step passes over all of it. Knows no queue.
 
+use core::cmp::Reverse;
 use core::ops::{Index, IndexMut};
 
 use kv_paging::BlockTable;
-use serving_types::{RowSlot, StepId, TokenId};
+use serving_types::{RequestClass, RowSlot, StepId, TokenId};
 
 use crate::request::{Request, RequestIndex};
+
+/// Tokens that a request which comes back may generate before it is the first choice for preemption again.
+const SPARED_TOKENS: u32 = 16;
 
 /// What a running request holds.
 ///
@@ -21,6 +25,9 @@ pub(crate) struct Running {
     pub(crate) request: RequestIndex,
     /// Which admission of all this is: unique, and rising.
     pub(crate) admission: u64,
+    pub(crate) class: RequestClass,
+    /// It was preempted before, and is spared until it has so many tokens.
+    pub(crate) spared_until: u32,
     pub(crate) table: BlockTable,
     /// Tokens that are known; those of the request.
     pub(crate) num_tokens: u32,
@@ -54,6 +61,8 @@ impl Running {
         Self {
             request: index,
             admission,
+            class: request.class,
+            spared_until: if request.usage.preemptions > 0 { request.num_tokens() + SPARED_TOKENS } else { 0 },
             table,
             num_tokens: request.num_tokens(),
             last_token: *request.tokens().last().expect("a request has a token"),
@@ -65,6 +74,11 @@ impl Running {
             num_pending: 0,
             last_step: None,
         }
+    }
+
+    /// Whether it came back a short while ago.
+    pub(crate) fn is_spared(&self) -> bool {
+        self.num_tokens < self.spared_until
     }
 
     /// Whether one token is missing, and not more.
@@ -96,13 +110,14 @@ pub(crate) struct RunningRequests {
     /// By slot.
     slots: Vec<Option<Running>>,
     vacant: Vec<RowSlot>,
-    /// In the order of admission.
+    /// The most entitled first.
     order: Vec<Place>,
 }
 
 /// One place in the order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Place {
+    priority: Reverse<i32>,
     admission: u64,
     slot: RowSlot,
 }
@@ -144,13 +159,15 @@ impl RunningRequests {
         self.slots[slot.0 as usize].as_mut().filter(|running| running.admission == admission)
     }
 
-    /// Gives the latest admission a slot.
+    /// Gives a request a slot and its place in the order.
     ///
     /// # Panics
     /// If all slots are taken.
     pub(crate) fn insert(&mut self, running: Running) -> RowSlot {
         let slot = self.vacant.pop().expect("there are as many slots as running requests may be");
-        self.order.push(Place { admission: running.admission, slot });
+        let place = Place { priority: Reverse(running.class.priority), admission: running.admission, slot };
+        // At the end, if priorities are equal.
+        self.order.insert(self.order.partition_point(|other| *other < place), place);
         self.slots[slot.0 as usize] = Some(running);
         slot
     }
@@ -158,7 +175,8 @@ impl RunningRequests {
     /// Takes the slot back.
     pub(crate) fn remove(&mut self, slot: RowSlot) -> Running {
         let running = self.slots[slot.0 as usize].take().expect("the slot has an owner");
-        let place = self.order.binary_search_by_key(&running.admission, |place| place.admission);
+        let place = Place { priority: Reverse(running.class.priority), admission: running.admission, slot };
+        let place = self.order.binary_search(&place);
         self.order.remove(place.expect("a running request has its place"));
         self.vacant.push(slot);
         running
@@ -166,7 +184,7 @@ impl RunningRequests {
 
     /// Panics if a slot is lost or has two owners.
     pub(crate) fn check_invariants(&self) {
-        assert!(self.order.is_sorted_by(|one, next| one.admission < next.admission), "the order is that of admission");
+        assert!(self.order.is_sorted_by(|one, next| one < next), "the order is that of priority, then admission");
         for place in &self.order {
             assert_eq!(self[place.slot].admission, place.admission, "{} is at its place", place.slot);
         }

@@ -8,6 +8,7 @@ use serving_types::{FinishReason, RequestId, RowSlot, StepId, Timestamp, Usage};
 
 use crate::cost::{StepCost, StepShape};
 use crate::plan::{Attempt, PlannedRow, PlannedStep};
+use crate::queue::WaitingQueue;
 use crate::request::{Request, RequestIndex, RequestSlab};
 use crate::running::RunningRequests;
 use crate::{ConfigError, NewRequest, Refusal, SchedulerConfig, Update};
@@ -19,10 +20,12 @@ pub struct Scheduler {
     pub(crate) kv: KvCache,
     pub(crate) requests: RequestSlab,
     pub(crate) by_id: BTreeMap<RequestId, RequestIndex>,
-    /// By arrival, so that a preempted request comes before all that arrived after it.
-    pub(crate) waiting: BTreeMap<u64, RequestIndex>,
+    /// A preempted request comes back to its old place.
+    pub(crate) waiting: WaitingQueue,
     pub(crate) running: RunningRequests,
     pub(crate) next_admission: u64,
+    /// Blocks to grow into that an admission must leave for each running request.
+    pub(crate) num_spare_blocks: u32,
     /// The last attempt to admit a request, if it failed.
     pub(crate) last_failed: Option<Attempt>,
     /// When the deadlines of which request are to be looked at.
@@ -76,9 +79,10 @@ impl Scheduler {
             kv,
             requests: RequestSlab::default(),
             by_id: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: WaitingQueue::new(config.policy),
             running: RunningRequests::new(config.max_batch_rows),
             next_admission: 0,
+            num_spare_blocks: 1,
             last_failed: None,
             deadlines: BTreeSet::new(),
             cost: StepCost::default(),
@@ -107,7 +111,7 @@ impl Scheduler {
     /// # Panics
     /// If the id is in use or the keys are of another block size: bugs of the caller.
     pub fn submit(&mut self, request: NewRequest) -> Result<(), Refusal> {
-        let NewRequest { id, prompt, sampling, first_token_deadline, deadline } = request;
+        let NewRequest { id, prompt, sampling, class, first_token_deadline, deadline } = request;
         assert!(!self.by_id.contains_key(&id), "request {id} is here already");
         assert_eq!(prompt.block_size(), self.config.block_size, "the prefix keys of request {id} are of another pool");
         self.config.check(prompt.num_tokens(), &sampling)?;
@@ -117,11 +121,13 @@ impl Scheduler {
         let arrival = self.next_arrival;
         self.next_arrival += 1;
         let num_prompt_tokens = prompt.num_tokens();
+        let class = self.waiting.effective(class);
         let index = self.requests.insert(Request {
             id,
             arrival,
             max_len: self.config.max_len(num_prompt_tokens, &sampling),
             sampling,
+            class,
             first_token_deadline,
             deadline,
             check_at: None,
@@ -132,7 +138,7 @@ impl Scheduler {
             slot: None,
         });
         self.by_id.insert(id, index);
-        self.waiting.insert(arrival, index);
+        self.waiting.insert(class, arrival, index);
         self.set_check_time(index, self.check_time(index));
         Ok(())
     }
@@ -206,7 +212,7 @@ impl Scheduler {
             assert!(running.num_planned < num_tokens, "request {id} has nothing left to compute");
             assert!(num_tokens <= running.max_len, "request {id} is too long");
         }
-        for &index in self.waiting.values() {
+        for index in self.waiting.iter() {
             assert!(self.requests[index].slot.is_none(), "a waiting request holds nothing");
         }
     }
@@ -217,7 +223,7 @@ impl Scheduler {
         let request = &mut self.requests[index];
         request.usage.preemptions += 1;
         self.stats.preemptions += 1;
-        self.waiting.insert(request.arrival, index);
+        self.waiting.insert(request.class, request.arrival, index);
     }
 
     /// The one way out.
@@ -225,9 +231,11 @@ impl Scheduler {
         match self.requests[index].slot {
             Some(slot) => {
                 self.release(slot);
+                self.num_spare_blocks = self.num_spare_blocks.saturating_sub(1).max(1);
             }
             None => {
-                self.waiting.remove(&self.requests[index].arrival).expect("a request is waiting or running");
+                let request = &self.requests[index];
+                self.waiting.remove(request.class, request.arrival);
             }
         }
         let request = self.requests.remove(index);

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scheduler::{NewRequest, Planned, PrefixCaching, PrefixKeys, Scheduler, SchedulerConfig, Update};
-use serving_types::{Batch, BatchOutput, RequestId, RowOutput, SamplingParams, StepId, Timestamp, TokenId};
+use scheduler::{NewRequest, Planned, Policy, PrefixCaching, PrefixKeys, Scheduler, SchedulerConfig, Update};
+use serving_types::{
+    Batch, BatchOutput, RequestClass, RequestId, RowOutput, SamplingParams, StepId, Timestamp, TokenId,
+};
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
     block_size: 16,
@@ -15,6 +17,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_model_len: 2048,
     max_waiting: usize::MAX,
     prefix_caching: PrefixCaching::Off,
+    policy: Policy::FirstCome,
 };
 /// What a request wants: its first token by then, and the others at this pace in the mean.
 const MAX_TTFT: Duration = Duration::from_secs(1);
@@ -104,6 +107,7 @@ fn request(id: u64, (arrival, num_prompt_tokens): (Timestamp, u32)) -> NewReques
         id: RequestId(id),
         prompt,
         sampling: Arc::new(sampling),
+        class: RequestClass::default(),
         first_token_deadline: Some(arrival.after(MAX_TTFT)),
         deadline: Some(arrival.after(MAX_TTFT + MAX_MEAN_ITL * NUM_OUTPUT_TOKENS)),
     }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use scheduler::{NewRequest, Planned, PrefixCaching, PrefixKeys, Refusal, Scheduler, SchedulerConfig, Update};
+use scheduler::{NewRequest, Planned, Policy, PrefixCaching, PrefixKeys, Refusal, Scheduler, SchedulerConfig, Update};
 use serving_types::{
-    Batch, BatchOutput, FinishReason, RequestId, Row, RowInput, RowOutput, SamplingParams, StepId, Timestamp, TokenId,
+    Batch, BatchOutput, FinishReason, RequestClass, RequestId, Row, RowInput, RowOutput, SamplingParams, StepId,
+    Timestamp, TokenId,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -15,6 +16,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     max_model_len: 100,
     max_waiting: 10,
     prefix_caching: PrefixCaching::On,
+    policy: Policy::FirstCome,
 };
 
 /// A scheduler with the caller that it needs.
@@ -58,6 +60,7 @@ impl Bench {
             id,
             prompt: keys,
             sampling: Arc::new(sampling),
+            class: RequestClass::default(),
             first_token_deadline: None,
             deadline,
         })?;

@@ -44,6 +44,10 @@ id!(
     CopyId(u64)
 );
 
+/// Whoever is to get a fair share among others: a customer, an application. The default stands for all who are not told apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct TenantId(pub u64);
+
 /// Nanoseconds since an origin that the driver of the engine chose. Logical time: nothing below the edge reads a clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Timestamp(pub u64);

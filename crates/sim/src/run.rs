@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use engine::{Command, EngineCore, EngineRequest, EngineStats, Event, PrefixKeys, Step, TokenLogprobs};
-use serving_types::{FinishReason, RequestId, StepId, Timestamp, TokenId, Usage};
+use serving_types::{FinishReason, RequestClass, RequestId, StepId, TenantId, Timestamp, TokenId, Usage};
 
 use crate::{FakeExecutor, FakeModel, Scenario, SimRequest};
 
@@ -76,10 +76,19 @@ impl<'a> Run<'a> {
             let mut prompt = PrefixKeys::new(&request.salt, scenario.limits.block_size);
             prompt.extend(&request.prompt);
             let sampling = request.sampling.clone();
+            // Some of everything; it counts only under a policy that looks at it.
+            let class = RequestClass { tenant: TenantId(id.0 % 3), priority: id.0 as i32 % 2 };
             let deadline = request.timeout.map(|timeout| request.arrival.after(timeout));
             plan(
                 request.arrival,
-                Command::Submit(Box::new(EngineRequest { id, prompt, sampling, first_token_deadline: None, deadline })),
+                Command::Submit(Box::new(EngineRequest {
+                    id,
+                    prompt,
+                    sampling,
+                    class,
+                    first_token_deadline: None,
+                    deadline,
+                })),
             );
             if let Some(at) = request.cancel_at {
                 plan(at.max(request.arrival), Command::Cancel(id));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{EngineConfig, PrefixCaching, Salt};
+use engine::{EngineConfig, Policy, PrefixCaching, Salt};
 use serving_types::{ExecutorLimits, SamplingParams, StepId, Timestamp, TokenId};
 
 use crate::random::mix;
@@ -17,7 +17,9 @@ impl Scenario {
         let mut random = Random::new(seed);
         let limits = random_limits(&mut random);
         let prefix_caching = if random.chance(800) { PrefixCaching::On } else { PrefixCaching::Off };
-        let config = EngineConfig { max_requests: 1000, prefix_caching };
+        // Not drawn, so that the seeds of past failures mean what they meant.
+        let policy = [Policy::FirstCome, Policy::Priority, Policy::Fair][seed as usize % 3];
+        let config = EngineConfig { max_requests: 1000, prefix_caching, policy };
         let mut chance = |of_runs, per_mille| if random.chance(of_runs) { per_mille } else { 0 };
         let mut faults = Faults {
             seed,

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use engine::{
-    Engine, EngineConfig, EngineCore, Event, PrefixCaching, PrefixKeys, RequestHandle, Salt, SubmitError, SubmitRequest,
-};
+use engine::{Engine, EngineConfig, EngineCore, Event, PrefixKeys, RequestHandle, Salt, SubmitError, SubmitRequest};
 use serving_types::{
-    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, SamplingParams,
-    TokenId, Usage,
+    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, RequestClass,
+    SamplingParams, TokenId, Usage,
 };
 use sim::{FakeExecutor, FakeModel, Faults, small_limits};
 
@@ -46,7 +44,7 @@ pub(crate) fn held_engine(faults: Faults) -> (Engine, Sender<()>) {
     let (sender, permits) = bounded(0);
     let limits = ExecutorLimits { max_steps_in_flight: 2, ..small_limits() };
     let executor = Held { inner: FakeExecutor::new(MODEL, limits, faults), permits };
-    let config = EngineConfig { max_requests: MAX_REQUESTS, prefix_caching: PrefixCaching::On };
+    let config = EngineConfig { max_requests: MAX_REQUESTS, ..EngineConfig::default() };
     (Engine::spawn(EngineCore::new(Box::new(executor), config).unwrap()), sender)
 }
 
@@ -58,7 +56,7 @@ pub(crate) fn request(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> S
     let mut keys = PrefixKeys::new(&Salt::default(), engine.limits().block_size);
     keys.extend(prompt);
     let sampling = Arc::new(SamplingParams { max_tokens, ..SamplingParams::default() });
-    SubmitRequest { prompt: keys, sampling, first_token_timeout: None, timeout: None }
+    SubmitRequest { prompt: keys, sampling, class: RequestClass::default(), first_token_timeout: None, timeout: None }
 }
 
 pub(crate) fn submit(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> Result<RequestHandle, SubmitError> {
