@@ -13,7 +13,11 @@
 //! [`Scheduler::plan`] fills a batch in this order, inside the token budget:
 //! 1. *Decodes*: running requests of which one token is missing, in admission order, so that no long prompt delays them.
 //! 2. *Chunks*: prompts under way (or recomputed ones), as much of each as the budget still holds.
-//! 3. *Admissions*: the waiting request that arrived first, if it fits whole next to what already runs.
+//! 3. *Admissions*: the waiting request that the [`Policy`] puts first, if it fits whole next to what already runs.
+//!
+//! While requests wait, prompts of which more is left than the step can take are long: half of the step is held back for
+//! them, and they are planned last, with that half and what the others leave. So a short prompt waits for no long one that
+//! runs, and a long one goes on however many short ones come.
 //!
 //! A plan may be made while earlier steps are in flight. A decode row whose input is still on the device is planned as
 //! `RowInput::LastSampled`; if the earlier step then ends the request, the row was an overrun and its result is dropped.

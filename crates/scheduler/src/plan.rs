@@ -1,7 +1,7 @@
 //! Chooses the rows of one step. The order and the reasons are in the crate's introduction. Knows no results.
 
 use core::cmp::Reverse;
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 
 use serving_types::{Batch, BlockId, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
 
@@ -69,9 +69,15 @@ impl Scheduler {
         let mut plan = Plan { step, batch, rows, shape, budget_tokens, owed_blocks: 0, short_of_blocks: false };
         self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
-        self.plan_chunks(&mut plan);
+        let max_short_tokens = if self.waiting.len() > 0 { plan.budget_tokens } else { u32::MAX };
+        let held_tokens = self.hold_for_long_prompts(max_short_tokens, &mut plan);
+        self.plan_chunks(0..=max_short_tokens, &mut plan);
         if !plan.short_of_blocks {
             self.plan_admissions(&mut plan);
+        }
+        if held_tokens > 0 {
+            plan.budget_tokens += held_tokens;
+            self.plan_chunks(max_short_tokens + 1..=u32::MAX, &mut plan);
         }
         self.stats.planned_tokens += u64::from(self.config.max_batch_tokens - plan.budget_tokens);
         if plan.rows.is_empty() {
@@ -102,14 +108,36 @@ impl Scheduler {
         }
     }
 
-    /// Rows of running requests that miss more than one token: as many as budget and pool allow.
-    fn plan_chunks(&mut self, plan: &mut Plan<'_>) {
+    /// Takes half of the budget aside for prompts under way of which more is left than `max_short_tokens`, if there are any,
+    /// and reserves their blocks. They get their chunks after everybody else: at least that half, and whatever is left.
+    fn hold_for_long_prompts(&self, max_short_tokens: u32, plan: &mut Plan<'_>) -> u32 {
+        if max_short_tokens == u32::MAX || plan.budget_tokens == 0 {
+            return 0;
+        }
+        let mut num_long = 0;
+        for slot in self.running.slots() {
+            let running = &self.running[slot];
+            if running.num_unplanned().is_some_and(|num_tokens| num_tokens > max_short_tokens) {
+                num_long += 1;
+                plan.owed_blocks += self.config.blocks_for(running.num_tokens).saturating_sub(running.num_blocks());
+            }
+        }
+        let held_tokens = if num_long > 0 { plan.budget_tokens.div_ceil(2) } else { 0 };
+        plan.budget_tokens -= held_tokens;
+        held_tokens
+    }
+
+    /// Rows of running requests that miss more than one token, and a number of them in `lengths`: as many as budget and
+    /// pool allow.
+    fn plan_chunks(&mut self, lengths: RangeInclusive<u32>, plan: &mut Plan<'_>) {
         let mut place = 0;
         while place < self.running.len() {
             let slot = self.running.slot_at(place);
             let running = &self.running[slot];
             let (start, num_tokens, num_blocks) = (running.num_planned, running.num_tokens, running.num_blocks());
-            if running.num_unplanned().is_some() {
+            let is_due = running.num_unplanned().is_some_and(|num_tokens| lengths.contains(&num_tokens));
+            // Whoever was just admitted has its row.
+            if is_due && running.last_step != Some(plan.step) {
                 let block_size = self.config.block_size;
                 let wanted = chunk_end(start, num_tokens, plan.budget_tokens, block_size);
                 if wanted == start {

@@ -111,9 +111,39 @@ fn decodes_come_first_then_chunks_then_admissions() {
     bench.submit(30, 9);
     assert_eq!(bench.step(), "0+6! 0+8", "the second prompt gets the rest of the budget, in whole blocks");
     bench.submit(3, 9);
-    assert_eq!(bench.step(), "6+1! 8+12 0+3!", "its next chunk goes before the third request, which gets what is left");
+    assert_eq!(bench.step(), "6+1! 0+3! 8+12", "the third request is short, and the long prompt gets what is left");
     assert_eq!(bench.step(), "7+1! 3+1! 20+10!");
     assert_eq!(bench.step(), "8+1! 30+1! 4+1!");
+}
+
+#[test]
+fn long_prompts_leave_half_of_a_step_to_those_who_wait() {
+    let mut bench = Bench::new(CONFIG);
+    bench.submit(90, 1);
+    assert_eq!(bench.step(), "0+16", "alone, it gets everything");
+    for _ in 0..6 {
+        bench.submit(6, 1);
+    }
+    assert_eq!(bench.step(), "0+6! 0+2 16+8", "half for those who wait");
+    assert_eq!(bench.step(), "2+4! 0+4 24+8", "and half for the long one");
+    assert_eq!(bench.step(), "4+2! 0+6! 32+8");
+    let mut num_steps = 0;
+    while bench.scheduler.num_requests() > 0 {
+        bench.step();
+        num_steps += 1;
+    }
+    assert!(num_steps <= 6, "it takes all that the others leave: {num_steps} steps for 50 + 12 tokens");
+
+    // However many long ones there are, a short one runs in the next step.
+    let mut bench = Bench::new(CONFIG);
+    for _ in 0..3 {
+        bench.submit(60, 1);
+        bench.step();
+    }
+    let short = bench.submit(5, 1);
+    bench.step();
+    let ended = bench.updates.iter().any(|update| matches!(update, Update::Finished { id, .. } if *id == short));
+    assert!(ended, "{:?}", bench.updates);
 }
 
 #[test]
