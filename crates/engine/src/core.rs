@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::io::{self, Write};
 
 use kv_paging::PrefixCaching;
 use scheduler::{ConfigError, NewRequest, Planned, Policy, Scheduler, SchedulerConfig, Update};
@@ -10,6 +11,7 @@ use serving_types::{
     StepId, Timestamp, Usage,
 };
 
+use crate::journal::Journal;
 use crate::refusal::Door;
 use crate::{Command, EngineRequest, EngineStats, Event, Refusal, TokenLogprobs};
 
@@ -60,6 +62,8 @@ pub struct EngineCore {
     worked_at: Option<Timestamp>,
     drain: Option<Drain>,
     lost: Option<String>,
+    config: EngineConfig,
+    journal: Option<Journal>,
     steps: u64,
     failed_steps: u64,
     // Arenas, reused from step to step.
@@ -107,6 +111,8 @@ impl EngineCore {
             worked_at: None,
             drain: None,
             lost: None,
+            config,
+            journal: None,
             steps: 0,
             failed_steps: 0,
             batch: Batch::new(),
@@ -115,11 +121,27 @@ impl EngineCore {
         })
     }
 
+    /// Records all that goes in and every batch, one line of JSON each ([`JournalEntry`](crate::JournalEntry)), from now on;
+    /// for a journal that can be played again, before the first step.
+    #[must_use]
+    pub fn with_journal(self, sink: Box<dyn Write + Send>) -> Self {
+        Self { journal: Some(Journal::new(sink, self.door.limits, self.config)), ..self }
+    }
+
+    /// Why the journal ended before the engine did, if a write failed. The engine goes on.
+    #[must_use]
+    pub fn journal_error(&self) -> Option<&io::Error> {
+        self.journal.as_ref().and_then(Journal::error)
+    }
+
     /// Obeys the commands, then works: launches as many steps as may be in flight and finishes the oldest. Blocks only
     /// where the executor does.
     ///
     /// Empties `inbox` and appends to `outbox`. `now` must not go back.
     pub fn step(&mut self, now: Timestamp, inbox: &mut Vec<Command>, outbox: &mut Vec<Event>) -> Step {
+        if let Some(journal) = &mut self.journal {
+            journal.step(now, inbox);
+        }
         for command in inbox.drain(..) {
             self.obey(command, outbox);
         }
@@ -260,7 +282,11 @@ impl EngineCore {
                 break;
             }
             self.next_step = StepId(step.0 + 1);
-            self.launched.push_back(match self.executor.launch(&self.batch) {
+            let launched = self.executor.launch(&self.batch);
+            if let Some(journal) = &mut self.journal {
+                journal.launch(&self.batch, launched.as_ref().err());
+            }
+            self.launched.push_back(match launched {
                 Ok(in_flight) => Launched::Running(in_flight),
                 Err(ExecutorError::Step(cause)) => Launched::Failed(step, cause),
                 Err(ExecutorError::Device(cause)) => return Err(cause),
@@ -269,7 +295,11 @@ impl EngineCore {
         let (step, result) = match self.launched.pop_front() {
             Some(Launched::Running(in_flight)) => {
                 let step = in_flight.step();
-                (step, self.executor.finish(in_flight, &mut self.output))
+                let result = self.executor.finish(in_flight, &mut self.output);
+                if let Some(journal) = &mut self.journal {
+                    journal.finish(result.as_ref().map(|()| &self.output));
+                }
+                (step, result)
             }
             Some(Launched::Failed(step, cause)) => (step, Err(ExecutorError::Step(cause))),
             None => {

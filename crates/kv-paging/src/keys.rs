@@ -182,7 +182,9 @@ impl PrefixKeys {
         self.block_size
     }
 
-    pub(crate) fn salt(&self) -> &Salt {
+    /// Whose the sequence is.
+    #[must_use]
+    pub fn salt(&self) -> &Salt {
         &self.salt
     }
 

@@ -14,7 +14,8 @@ use crate::{BlockId, CopyId, RowSlot, SamplingParams, StepId, TokenId};
 ///
 /// Each layer appends the KV of every row before any row attends, so a row may read blocks which another row of the same
 /// batch fills.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Batch {
     /// This step.
     pub step: StepId,
@@ -81,6 +82,7 @@ impl Default for Batch {
 
 /// Copies a whole block, all layers, keys and values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BlockCopy {
     /// Reported in [`BatchOutput::finished_copies`](crate::BatchOutput::finished_copies) once done.
     pub id: CopyId,
@@ -91,7 +93,8 @@ pub struct BlockCopy {
 }
 
 /// A slot gets a new owner: its block table is emptied and its sampling state replaced.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct OpenSlot {
     /// The slot.
     pub slot: RowSlot,
@@ -111,6 +114,7 @@ pub struct OpenSlot {
 ///             [ KV already there )[ this row's new tokens            )
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Row {
     /// The slot, opened in this batch or before.
     pub slot: RowSlot,
@@ -139,6 +143,7 @@ impl Row {
 
 /// Where a row's new tokens come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RowInput {
     /// From `Batch::tokens`; not empty.
     Tokens(Range<u32>),
@@ -148,6 +153,7 @@ pub enum RowInput {
 
 /// Log-probabilities of known tokens, for prompt log-probabilities and perplexity.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Score {
     /// Index, within the row's new tokens, of the first position whose output is scored.
     pub first: u32,

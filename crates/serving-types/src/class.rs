@@ -4,6 +4,7 @@ use crate::TenantId;
 
 /// What distinguishes requests of equal content when not all can be served at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RequestClass {
     /// Who asks.
     pub tenant: TenantId,

@@ -34,6 +34,7 @@ pub trait Executor: Send {
 
 /// What an executor can take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ExecutorLimits {
     /// Tokens a KV block holds.
     pub block_size: u32,
@@ -115,6 +116,7 @@ impl BatchOutput {
 
 /// Results of one row.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct RowOutput {
     /// Sampled tokens, in `BatchOutput::tokens`: one if the row samples and is sound, else none.
     pub tokens: Range<u32>,
@@ -140,6 +142,7 @@ pub struct PositionLogprobs {
 
 /// A failure that stays in its row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum RowFault {
     /// A logit was NaN or infinite, or every token was masked: no probability can be formed.
     NonFiniteLogits,
@@ -155,6 +158,7 @@ impl fmt::Display for RowFault {
 
 /// A failure of a whole step. Says who can act.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ExecutorError {
     /// This step failed; the executor can run others.
     Step(String),

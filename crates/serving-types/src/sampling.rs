@@ -11,6 +11,7 @@ use crate::TokenId;
 /// Order of application: logit bias, suppression of stop tokens below `min_tokens`, repetition, frequency and presence
 /// penalties, temperature, then `top_k`, `top_p` and `min_p`, then one draw.
 #[derive(Clone, PartialEq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SamplingParams {
     /// Divides the logits; `0.0` is greedy (the arg max, lowest id first among equals). At least 0.
     pub temperature: f32,

@@ -1,7 +1,7 @@
 //! Writes a simulated report, a table and a plot, into `docs/`: `cargo xtask report`.
 //!
 //! ```text
-//! report fragmentation FOLDER
+//! report fragmentation|overload FOLDER
 //! ```
 //!
 //! Knows how a report is written, not how its figures come to be.
@@ -10,14 +10,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use sim::plot::{Bar, bars};
-use sim::{FragmentationFigures, NUM_POOL_SLOTS, Scheme, StepCost, chat_mix, simulate_memory};
+use sim::plot::{Bar, Line, bars, lines};
+use sim::{FragmentationFigures, NUM_POOL_SLOTS, Scheme, StepCost, capacity, chat_mix, simulate_load, simulate_memory};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, folder] = &arguments[..] else { return usage() };
     let (page, plot) = match name.as_str() {
         "fragmentation" => fragmentation(),
+        "overload" => overload(),
         _ => return usage(),
     };
     print!("{page}");
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: report fragmentation FOLDER");
+    eprintln!("usage: report fragmentation|overload FOLDER");
     ExitCode::from(2)
 }
 
@@ -92,4 +93,46 @@ fn bar(scheme: Scheme, figures: &FragmentationFigures) -> Bar {
         parts: vec![figures.filled, figures.given - figures.filled, 1.0 - figures.given],
         note: format!("{:.0} requests, {:.0} tokens/s", figures.num_running, figures.output_tokens_per_second),
     }
+}
+
+/// Loads, in multiples of the capacity.
+const LOADS: [f64; 11] = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0];
+
+/// The page and the plot.
+fn overload() -> (String, String) {
+    let cost = StepCost::H100_8B;
+    let capacity = capacity(1, &cost);
+    let figures = LOADS.map(|load| (load, simulate_load(1, &cost, load * capacity)));
+    let mut page = format!(
+        "# Goodput under overload
+
+Made by `cargo xtask report overload`: requests of the chat-like mix come at a Poisson rate, in multiples of what the engine
+serves a second when thousands of them wait ({capacity:.1} requests/s). Goodput counts those whose first token comes
+within 1 s and whose other tokens follow at 50 ms on average; each request has that as its deadline. The engine is the
+real one, in virtual time; its steps take as long as the data sheet of an H100 says for an 8B model in bfloat16
+(`StepCost::H100_8B` in the crate `sim`), with {NUM_POOL_SLOTS} token slots in blocks of 16, 2,048 new tokens and 512 rows a step.
+
+![Goodput and completed requests against load](img/overload.svg)
+
+| load | offered, requests/s | goodput, requests/s | completed, requests/s | median TTFT, ms |
+|---:|---:|---:|---:|---:|
+"
+    );
+    for (load, figures) in &figures {
+        let _ = writeln!(
+            page,
+            "| {load} | {:.1} | {:.1} | {:.1} | {:.0} |",
+            figures.offered,
+            figures.goodput,
+            figures.completed,
+            figures.median_ttft.as_secs_f64() * 1000.0,
+        );
+    }
+    let line = |label: &str, value: fn(&sim::OverloadFigures) -> f64| Line {
+        label: label.into(),
+        points: figures.iter().map(|(load, figures)| (*load, value(figures))).collect(),
+    };
+    let drawn = [line("goodput", |figures| figures.goodput), line("completed", |figures| figures.completed)];
+    let plot = lines("Goodput under overload", "load, in multiples of the capacity", "requests/s", &drawn);
+    (page, plot)
 }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! simulate SEED STEPS
+//! simulate --replay FILE
 //! ```
 //!
-//! The scenarios are those of the seeds from SEED on. Knows no scenario's content.
+//! The scenarios are those of the seeds from SEED on. With a file, plays the journal of an engine again instead. Knows no
+//! scenario's content.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use sim::{Scenario, run, shrink};
+use sim::{Replayed, Scenario, replay, run, shrink};
 
 /// What all threads have in common.
 struct Search {
@@ -27,9 +29,14 @@ struct Search {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, file] = &arguments[..]
+        && flag == "--replay"
+    {
+        return replay_file(file);
+    }
     let numbers: Option<Vec<u64>> = arguments.iter().map(|argument| argument.parse().ok()).collect();
     let Some(&[first_seed, num_steps]) = numbers.as_deref() else {
-        eprintln!("usage: simulate SEED STEPS");
+        eprintln!("usage: simulate SEED STEPS, or simulate --replay FILE");
         return ExitCode::from(2);
     };
     std::panic::set_hook(Box::new(|panic| LAST_PANIC.set(panic.to_string())));
@@ -63,6 +70,23 @@ fn main() -> ExitCode {
         total(&search.num_preemptions),
     );
     ExitCode::SUCCESS
+}
+
+/// Plays a journal again, and says where it differs.
+fn replay_file(path: &str) -> ExitCode {
+    let replayed = std::fs::File::open(path)
+        .map_err(|error| error.to_string())
+        .and_then(|file| replay(std::io::BufReader::new(file)));
+    match replayed {
+        Ok(Replayed { num_calls, num_batches }) => {
+            println!("{path}: {num_batches} batches of {num_calls} calls, each as it was");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("{path}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Search {

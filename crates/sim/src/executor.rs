@@ -24,6 +24,8 @@ pub struct FakeExecutor {
     next_owner: u64,
     in_flight: VecDeque<Flight>,
     last_launched: Option<StepId>,
+    /// Owners whose fault the engine knows: what they computed must not be shared with anybody who comes now.
+    known_faulty: BTreeSet<u64>,
     context: Vec<TokenId>,
 }
 
@@ -68,6 +70,8 @@ struct Flight {
     result: Result<BatchOutput, ExecutorError>,
     /// Blocks of the tables of its rows, with the owners of those.
     named: BTreeSet<(BlockId, u64)>,
+    /// Owner of each row.
+    owners: Vec<u64>,
 }
 
 impl FakeExecutor {
@@ -84,6 +88,7 @@ impl FakeExecutor {
             next_owner: 0,
             in_flight: VecDeque::new(),
             last_launched: None,
+            known_faulty: BTreeSet::new(),
             context: Vec::new(),
         }
     }
@@ -125,7 +130,7 @@ impl FakeExecutor {
 
         let slot = self.slots[row.slot.0 as usize].as_mut().expect("checked");
         slot.table.extend_from_slice(batch.blocks_of(&row.new_blocks));
-        slot.num_computed = Some(end);
+        let is_first = slot.num_computed.replace(end).is_none();
         let table_size = self.limits.block_size * slot.table.len() as u32;
         assert!(end <= table_size, "{}: blocks for {table_size} positions, not {end}", row.slot);
         let input: Option<&[TokenId]> = match &row.input {
@@ -142,9 +147,13 @@ impl FakeExecutor {
         if let Err(ReadError::Foreign { position, block }) = read {
             panic!("step {step}, slot {}: position {position} in block {block} is not of this sequence", row.slot);
         }
-        if !is_lost && (read == Err(ReadError::Nan) || self.faults.faults_row(step, row.slot)) {
+        if let Err(ReadError::Nan { owner }) = read {
+            let is_known = is_first && self.known_faulty.contains(&owner);
+            assert!(!is_known, "step {step}, slot {}: what a row with a known fault computed is shared", row.slot);
+        }
+        if !is_lost && (matches!(read, Err(ReadError::Nan { .. })) || self.faults.faults_row(step, row.slot)) {
             for position in start..end {
-                self.kv.write_nan(&slot.table, position);
+                self.kv.write_nan(&slot.table, position, slot.owner);
             }
             slot.last_sampled = None;
             // As on a device, it shows in logits only.
@@ -225,6 +234,11 @@ impl FakeExecutor {
         }
     }
 
+    fn owners(&self, batch: &Batch) -> Vec<u64> {
+        let slots = batch.rows.iter().filter_map(|row| self.slots[row.slot.0 as usize].as_ref());
+        slots.map(|slot| slot.owner).collect()
+    }
+
     fn named_blocks(&self, batch: &Batch) -> BTreeSet<(BlockId, u64)> {
         let slots = batch.rows.iter().filter_map(|row| self.slots[row.slot.0 as usize].as_ref());
         slots.flat_map(|slot| slot.table.iter().map(|&block| (block, slot.owner))).collect()
@@ -266,7 +280,8 @@ impl Executor for FakeExecutor {
         }
         let failure = ExecutorError::Step("a fake step failure".into());
         let result = if is_lost { Err(failure) } else { Ok(output) };
-        self.in_flight.push_back(Flight { step, result, named: self.named_blocks(batch) });
+        let (named, owners) = (self.named_blocks(batch), self.owners(batch));
+        self.in_flight.push_back(Flight { step, result, named, owners });
         Ok(InFlight::new(step))
     }
 
@@ -274,6 +289,8 @@ impl Executor for FakeExecutor {
         let flight = self.in_flight.pop_front().expect("a step is in flight");
         assert_eq!(flight.step, step.step(), "steps are finished in launch order");
         *output = flight.result?;
+        let faulty = flight.owners.iter().zip(&output.rows).filter(|(_, row)| row.fault.is_some());
+        self.known_faulty.extend(faulty.map(|(owner, _)| owner));
         Ok(())
     }
 }

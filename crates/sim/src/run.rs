@@ -2,6 +2,7 @@
 //! but the model behind it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
 use engine::{Command, EngineCore, EngineRequest, EngineStats, Event, PrefixKeys, Step, TokenLogprobs};
 use serving_types::{FinishReason, RequestClass, RequestId, StepId, TenantId, Timestamp, TokenId, Usage};
@@ -38,7 +39,20 @@ pub struct Report {
 /// With a description, if anything does not hold.
 #[must_use]
 pub fn run(scenario: &Scenario) -> Report {
-    let mut run = Run::new(scenario);
+    play(scenario, |core| core)
+}
+
+/// The same with a journal of the engine.
+///
+/// # Panics
+/// As [`run`].
+#[must_use]
+pub fn run_with_journal(scenario: &Scenario, journal: Box<dyn Write + Send>) -> Report {
+    play(scenario, |core| core.with_journal(journal))
+}
+
+fn play(scenario: &Scenario, equip: impl FnOnce(EngineCore) -> EngineCore) -> Report {
+    let mut run = Run::new(scenario, equip);
     let end = run.play();
     run.check_end(&end);
     let stats = run.core.stats();
@@ -62,10 +76,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(scenario: &'a Scenario) -> Self {
+    fn new(scenario: &'a Scenario, equip: impl FnOnce(EngineCore) -> EngineCore) -> Self {
         let model = FakeModel { seed: scenario.model_seed, vocab_size: scenario.limits.vocab_size };
         let executor = FakeExecutor::new(model, scenario.limits, scenario.faults);
         let core = EngineCore::new(Box::new(executor), scenario.config).expect("the scenario's limits allow a request");
+        let core = equip(core);
         let mut agenda = BTreeMap::new();
         let mut plan = |at, command| {
             let place = agenda.len();
@@ -180,7 +195,7 @@ impl<'a> Run<'a> {
             }
             Event::PromptLogprobs { logprobs, .. } => {
                 assert_eq!(transcript.prompt_logprobs, None, "prompt log-probabilities of request {id} come once");
-                assert_eq!(transcript.tokens, [], "prompt log-probabilities of request {id} come first");
+                assert!(transcript.tokens.is_empty(), "prompt log-probabilities of request {id} come first");
                 transcript.prompt_logprobs = Some(logprobs);
             }
             Event::Finished { reason, usage, .. } => transcript.finished = Some((reason, usage)),

@@ -12,8 +12,8 @@ enum Kv {
     Unwritten,
     /// What a failed step left, or what was computed from such.
     Poison,
-    /// What a row with a fault computed, or what was computed from such: not a number.
-    Nan,
+    /// What a row with a fault computed, or what was computed from such: not a number. Written by this owner of a slot.
+    Nan { owner: u64 },
     /// The KV of a token after a prefix.
     Token { token: TokenId, prefix: u64 },
 }
@@ -23,8 +23,8 @@ enum Kv {
 pub(crate) enum ReadError {
     /// A failed step wrote it, directly or not.
     Poison,
-    /// A row with a fault wrote it, directly or not.
-    Nan,
+    /// A row with a fault wrote it, directly or not: one of this owner of a slot.
+    Nan { owner: u64 },
     /// It holds something else: the error that the whole simulator exists to find.
     Foreign { position: u32, block: BlockId },
 }
@@ -60,7 +60,7 @@ impl ShadowKv {
                     before = prefix;
                 }
                 Kv::Poison => return Err(ReadError::Poison),
-                Kv::Nan => return Err(ReadError::Nan),
+                Kv::Nan { owner } => return Err(ReadError::Nan { owner }),
                 Kv::Token { .. } | Kv::Unwritten => return Err(ReadError::Foreign { position, block }),
             }
         }
@@ -80,8 +80,8 @@ impl ShadowKv {
     }
 
     /// Spoils a position as a row with a fault does.
-    pub(crate) fn write_nan(&mut self, table: &[BlockId], position: u32) {
-        self.write(table, position, Kv::Nan);
+    pub(crate) fn write_nan(&mut self, table: &[BlockId], position: u32, owner: u64) {
+        self.write(table, position, Kv::Nan { owner });
     }
 
     fn write(&mut self, table: &[BlockId], position: u32, kv: Kv) {

@@ -8,7 +8,7 @@ use engine::{EngineConfig, Policy, PrefixCaching, Salt};
 use serving_types::{ExecutorLimits, SamplingParams, StepId, Timestamp, TokenId};
 
 use crate::random::mix;
-use crate::{Faults, Random, Scenario, SimRequest};
+use crate::{FakeModel, Faults, Random, Scenario, SimRequest};
 
 impl Scenario {
     /// The run of a seed.
@@ -55,12 +55,13 @@ impl Scenario {
             self.faults.slow_step = 100;
         }
         // A long run, most of which is the phase of liveness if there were faults.
-        if random.chance(100) && self.drain.is_none() {
+        if random.chance(150) && self.drain.is_none() {
             let mut arrival = self.requests.iter().map(|request| request.arrival).max().unwrap_or_default();
             for _ in 0..random.pick(1..=8) {
                 arrival = arrival.after(ms(random.pick(0..=200)));
                 for request in random_requests(random, &self.limits, 60) {
                     let arrival = arrival.after(request.arrival.since(Timestamp(0)));
+                    let request = if random.chance(500) { self.next_turn(random, request) } else { request };
                     self.requests.push(SimRequest { arrival, ..request });
                 }
             }
@@ -92,6 +93,20 @@ impl Scenario {
         if random.chance(100) {
             self.clears = (0..random.pick(1..=4)).map(|_| Timestamp(0).after(ms(random.pick(0..=100)))).collect();
         }
+    }
+
+    /// The request as a later turn of an earlier one's conversation, or that one again: it comes back to what was computed
+    /// long ago.
+    fn next_turn(&self, random: &mut Random, request: SimRequest) -> SimRequest {
+        let earlier = &self.requests[random.pick(0..=self.requests.len() as u32 - 1) as usize];
+        let mut prompt = earlier.prompt.clone();
+        if random.chance(700) {
+            let model = FakeModel { seed: self.model_seed, vocab_size: self.limits.vocab_size };
+            prompt.extend(model.complete(&prompt, &earlier.sampling, self.limits.max_model_len).tokens);
+            prompt.extend(request.prompt.iter().take(random.pick(0..=4) as usize));
+            prompt.truncate(self.limits.max_model_len as usize - 1);
+        }
+        SimRequest { prompt, salt: earlier.salt, ..request }
     }
 }
 

@@ -86,20 +86,20 @@ pub(super) const PLANTED: [PlantedBug; 13] = [
     },
     PlantedBug {
         name: "a result from before a preemption is taken",
-        file: "crates/scheduler/src/complete.rs",
-        sound: "request.attempt == row.attempt && ",
-        broken: "",
+        file: "crates/scheduler/src/running.rs",
+        sound: "self.slots[slot.0 as usize].as_mut().filter(|running| running.admission == admission)",
+        broken: "self.slots[slot.0 as usize].as_mut().filter(|running| running.admission >= admission)",
     },
     PlantedBug {
         name: "what a faulty row computed is shared",
         file: "crates/scheduler/src/complete.rs",
-        sound: "self.kv.forget(&self.requests[index].expect_running().table);",
+        sound: "self.kv.forget(&running.table);",
         broken: "",
     },
     PlantedBug {
         name: "a deadline passes unseen",
-        file: "crates/scheduler/src/scheduler.rs",
-        sound: "if deadline > now {",
-        broken: "if deadline.after(core::time::Duration::from_millis(5)) > now {",
+        file: "crates/scheduler/src/deadline.rs",
+        sound: "if check_at > now {",
+        broken: "if check_at.after(core::time::Duration::from_millis(5)) > now {",
     },
 ];
