@@ -175,13 +175,7 @@ fn time_stream(bencher: &mut Bencher<'_>, num_rows: u32) {
             let started = Instant::now();
             runtime.block_on(async {
                 let readers = prompts.into_iter().map(|prompt| {
-                    let request = SubmitRequest {
-                        prompt,
-                        sampling: sampling(),
-                        class: RequestClass::default(),
-                        first_token_timeout: None,
-                        timeout: None,
-                    };
+                    let request = SubmitRequest::new(prompt, sampling());
                     let mut handle = engine.submit(request).expect("there is room");
                     tokio::spawn(async move {
                         let mut num_events = 0_u32;

@@ -96,6 +96,14 @@ pub struct SubmitRequest {
     pub timeout: Option<Duration>,
 }
 
+impl SubmitRequest {
+    /// A request of the default class that may take as long as it takes.
+    #[must_use]
+    pub fn new(prompt: PrefixKeys, sampling: Arc<SamplingParams>) -> Self {
+        Self { prompt, sampling, class: RequestClass::default(), first_token_timeout: None, timeout: None }
+    }
+}
+
 /// Why a request was not taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SubmitError {

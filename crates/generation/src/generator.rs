@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::{DrainOutcome, Engine, EngineStats, Health, PrefixKeys, RequestHandle, Salt, SubmitError, SubmitRequest};
-use serving_types::{ExecutorLimits, MemoryEntry, RequestClass, SamplingParams, TokenId};
+use serving_types::{ExecutorLimits, MemoryEntry, SamplingParams, TokenId};
 use sha2::{Digest, Sha256};
 use tokenization::{ChatMessage, ChatTemplate, SpecialText, SpecialTokens, StopMatcher, Tokenizer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -313,13 +313,7 @@ impl Shared {
             // The prompt is scored once, whatever the number of answers.
             let prompt_logprobs = params.prompt_logprobs.filter(|_| sample_index == 0);
             let sampling = Arc::new(SamplingParams { sample_index, prompt_logprobs, ..params.clone() });
-            let request = SubmitRequest {
-                prompt,
-                sampling: Arc::clone(&sampling),
-                class: RequestClass::default(),
-                first_token_timeout: None,
-                timeout,
-            };
+            let request = SubmitRequest { timeout, ..SubmitRequest::new(prompt, Arc::clone(&sampling)) };
             // On an error, dropping the handles so far cancels their requests.
             let handle = self.parts.engine.submit(request).map_err(|error| match error {
                 SubmitError::Busy { .. } => GenerateError::Busy,

@@ -85,7 +85,7 @@ impl Drop for Entry {
 #[cfg(test)]
 mod tests {
     use engine::{EngineConfig, EngineCore, Event, PrefixKeys, Salt, SubmitRequest};
-    use serving_types::{ExecutorLimits, FinishReason, RequestClass, SamplingParams};
+    use serving_types::{ExecutorLimits, FinishReason, SamplingParams};
     use sim::{FakeExecutor, FakeModel, Faults, small_limits};
 
     use super::*;
@@ -103,15 +103,7 @@ mod tests {
         let mut prompt = PrefixKeys::new(&Salt::default(), limits.block_size);
         prompt.extend(&[1]);
         let sampling = Arc::new(SamplingParams { max_tokens: 1 << 19, ..SamplingParams::default() });
-        let mut handle = engine
-            .submit(SubmitRequest {
-                prompt,
-                sampling,
-                class: RequestClass::default(),
-                first_token_timeout: None,
-                timeout: None,
-            })
-            .unwrap();
+        let mut handle = engine.submit(SubmitRequest::new(prompt, sampling)).unwrap();
         entry.submitted(vec![handle.id()], &engine);
         let reason = std::iter::from_fn(|| handle.next_blocking()).find_map(|event| match event {
             Event::Finished { reason, .. } => Some(reason),

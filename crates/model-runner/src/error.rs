@@ -67,18 +67,6 @@ pub enum ModelError {
         /// What must hold.
         rule: String,
     },
-    /// The memory budget has no room for the KV pool.
-    #[error(
-        "no memory is left for the KV cache: {taken} bytes of the budget of {budget} go to other things, and one block takes {block}"
-    )]
-    NoRoomForKv {
-        /// The budget in bytes.
-        budget: u64,
-        /// Bytes of everything but the pool.
-        taken: u64,
-        /// Bytes of one block.
-        block: u64,
-    },
     /// The backend did not take the memory that it had planned: a bug in it.
     #[error("the backend took {taken} bytes for {name}, where {planned} were planned")]
     Ledger {

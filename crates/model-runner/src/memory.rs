@@ -7,7 +7,7 @@ use serving_types::MemoryEntry;
 use tensor_backend::{Backend, Element, KvLayout};
 
 use crate::{
-    Checkpoint, KvBudget, ModelError, RunnerConfig,
+    Checkpoint, ModelError, RunnerConfig,
     activations::ActivationShapes,
     loader::{planned_scratch_bytes, planned_weight_bytes},
 };
@@ -17,8 +17,6 @@ use crate::{
 pub struct MemoryPlan {
     /// All lines, the KV pool last.
     pub entries: Vec<MemoryEntry>,
-    /// Blocks of the KV pool.
-    pub num_blocks: u32,
     /// Bytes of one block over all layers.
     pub block_bytes: u64,
 }
@@ -67,7 +65,7 @@ impl Line {
 /// step's size, and what each running request brings. Allocates nothing; the backend only says how large its layouts are.
 ///
 /// # Errors
-/// A limit out of range, or a budget without room for the KV pool.
+/// A limit out of range.
 pub fn plan_memory<B: Backend>(
     backend: &B,
     checkpoint: &Checkpoint<'_>,
@@ -92,12 +90,10 @@ pub fn plan_memory<B: Backend>(
         (Line::Sampler, backend.planned_sampler_bytes(max_slots, model.vocab_size as usize)),
         (Line::Samples, samples_bytes * u64::from(backend.max_steps_in_flight())),
     ];
-    let taken = lines.iter().map(|(_, bytes)| bytes).sum();
-    let block_bytes = kv_layout(checkpoint, runner, 1).block_bytes();
-    let num_blocks = num_blocks(runner.kv_cache, taken, block_bytes)?;
-    lines.push((Line::KvBlocks, block_bytes * u64::from(num_blocks)));
+    let block_bytes = kv_layout(checkpoint, runner).block_bytes();
+    lines.push((Line::KvBlocks, block_bytes * u64::from(runner.num_blocks)));
     let entry = |(line, bytes): (Line, u64)| MemoryEntry { name: Cow::Borrowed(line.name()), bytes };
-    Ok(MemoryPlan { entries: lines.into_iter().map(entry).collect(), num_blocks, block_bytes })
+    Ok(MemoryPlan { entries: lines.into_iter().map(entry).collect(), block_bytes })
 }
 
 /// What a backend takes while a model is loaded, line by line.
@@ -132,28 +128,15 @@ impl Taken {
     }
 }
 
-/// The KV pool of this many blocks.
-pub(crate) fn kv_layout(checkpoint: &Checkpoint<'_>, runner: &RunnerConfig, num_blocks: u32) -> KvLayout {
+/// The KV pool.
+pub(crate) fn kv_layout(checkpoint: &Checkpoint<'_>, runner: &RunnerConfig) -> KvLayout {
     let model = checkpoint.config();
     KvLayout {
         num_layers: model.num_layers as usize,
-        num_blocks: num_blocks as usize,
+        num_blocks: runner.num_blocks as usize,
         block_size: runner.block_size as usize,
         num_kv_heads: model.num_kv_heads as usize,
         head_dim: model.head_dim as usize,
         element: runner.kv_element,
-    }
-}
-
-/// Blocks that fit a budget, of which `taken` bytes go to everything else.
-fn num_blocks(budget: KvBudget, taken: u64, block: u64) -> Result<u32, ModelError> {
-    let (budget, taken) = match budget {
-        KvBudget::Blocks(num_blocks) => (u64::from(num_blocks).saturating_mul(block), 0),
-        KvBudget::PoolBytes(bytes) => (bytes, 0),
-        KvBudget::TotalBytes(bytes) => (bytes, taken),
-    };
-    match budget.saturating_sub(taken) / block {
-        0 => Err(ModelError::NoRoomForKv { budget, taken, block }),
-        num_blocks => Ok(u32::try_from(num_blocks).unwrap_or(u32::MAX)),
     }
 }

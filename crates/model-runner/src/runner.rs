@@ -59,7 +59,7 @@ impl<B: Backend> ModelRunner<B> {
         let plan = plan_memory(&backend, checkpoint, config)?;
         let limits = ExecutorLimits {
             block_size: config.block_size,
-            num_blocks: plan.num_blocks,
+            num_blocks: config.num_blocks,
             max_batch_tokens: config.max_batch_tokens,
             max_batch_rows: config.max_batch_rows,
             max_model_len: config.max_model_len,
@@ -83,7 +83,7 @@ impl<B: Backend> ModelRunner<B> {
             .map(|_| Lane::new(&mut backend, config))
             .collect::<Result<Vec<_>, ModelError>>()?;
         taken.put(Line::Samples, &backend);
-        let kv = backend.alloc_kv(&kv_layout(checkpoint, config, plan.num_blocks)).map_err(ModelError::backend)?;
+        let kv = backend.alloc_kv(&kv_layout(checkpoint, config)).map_err(ModelError::backend)?;
         taken.put(Line::KvBlocks, &backend);
         taken.check(&plan)?;
         Ok(Self {

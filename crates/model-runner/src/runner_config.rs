@@ -9,8 +9,8 @@ use crate::ModelError;
 pub struct RunnerConfig {
     /// Tokens a KV block holds. `1..=1024`.
     pub block_size: u32,
-    /// How large the KV pool is.
-    pub kv_cache: KvBudget,
+    /// Blocks of the KV pool. `1..=2^26`.
+    pub num_blocks: u32,
     /// Element of the KV pool.
     pub kv_element: Element,
     /// Longest context of a request, prompt and output together. At least 2, at most [`Checkpoint::max_context_len`].
@@ -23,17 +23,6 @@ pub struct RunnerConfig {
     pub max_batch_rows: u32,
     /// Most likely tokens that can be reported for a position. At most the vocabulary.
     pub max_top_logprobs: u32,
-}
-
-/// The size of the KV pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KvBudget {
-    /// This many blocks.
-    Blocks(u32),
-    /// As many blocks as fit into this many bytes.
-    PoolBytes(u64),
-    /// As many blocks as fit into what weights and activations leave of this many bytes.
-    TotalBytes(u64),
 }
 
 /// Logit rows that are computed at once, if the limit on rows a step is not larger. A scored prompt goes through in
@@ -65,6 +54,7 @@ impl RunnerConfig {
     pub(crate) fn check(&self, vocab_size: u32, max_context_len: u32) -> Result<(), ModelError> {
         let ranges = [
             ("block_size", self.block_size, 1, 1 << 10),
+            ("num_blocks", self.num_blocks, 1, 1 << 26),
             ("max_model_len", self.max_model_len, 2, max_context_len),
             ("max_batch_rows", self.max_batch_rows, 1, 1 << 14),
             ("max_batch_tokens", self.max_batch_tokens, 1, 1 << 20),

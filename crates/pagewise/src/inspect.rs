@@ -23,7 +23,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     output::print_line(describe_config(checkpoint.config()))?;
     output::print_line(describe_tensors(&checkpoint, args.tensors))?;
     output::print_line(format_args!("settings\n  {}", settings.to_string().replace('\n', "\n  ")))?;
-    output::print_line(format_args!("  kv blocks = {} of {} bytes\n", plan.num_blocks, plan.block_bytes))?;
+    output::print_line(format_args!("  kv blocks = {} of {} bytes\n", settings.runner.num_blocks, plan.block_bytes))?;
     output::print_line(report::ledger(plan.entries.iter().map(|entry| (&*entry.name, entry.bytes))))
 }
 

@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 
 use anyhow::{Result, anyhow, bail};
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use engine::{EngineConfig, PrefixCaching};
-use model_runner::{Checkpoint, KvBudget, ModelError, RunnerConfig, plan_memory};
+use engine::{EngineConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
+use model_runner::{Checkpoint, ModelError, RunnerConfig, plan_memory};
 use tensor_backend::Element;
 
 use crate::cli::{Device, Dtype, EngineArgs};
@@ -19,9 +19,6 @@ const WAITING_PER_RUNNING: usize = 16;
 /// The least that waits, however few can run.
 const MIN_MAX_REQUESTS: usize = 1024;
 const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 512;
-/// The most that the KV cache takes.
-const MAX_BLOCK_SIZE: u32 = 256;
-const MAX_BLOCKS: u32 = 1 << 26;
 /// The default KV pool: this part of the available memory, and at most this much.
 const DEFAULT_KV_SHARE: u64 = 4;
 const MAX_DEFAULT_KV_BYTES: u64 = 4 << 30;
@@ -71,7 +68,7 @@ impl Settings {
         }
         let mut runner = RunnerConfig {
             block_size,
-            kv_cache: KvBudget::Blocks(1),
+            num_blocks: 1,
             kv_element: if dtype == Dtype::Float32 { Element::F32 } else { Element::F16 },
             max_model_len: args.max_model_len.unwrap_or(max_context),
             max_batch_tokens: args.max_num_batched_tokens.unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
@@ -99,7 +96,7 @@ impl Settings {
             }
             runner.max_model_len = capacity;
         }
-        runner.kv_cache = KvBudget::Blocks(num_blocks);
+        runner.num_blocks = num_blocks;
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
         let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
@@ -177,12 +174,12 @@ mod tests {
 
     /// The resolved limits, or the refusal, for flags and available memory.
     #[track_caller]
-    fn check(flags: &str, available_bytes: Option<u64>, expected: Result<(KvBudget, u32, u32), &str>) {
+    fn check(flags: &str, available_bytes: Option<u64>, expected: Result<(u32, u32, u32), &str>) {
         let args = args(flags);
         let backend = cpu(&args).expect("a CPU");
         let resolved = Settings::resolve(&args, &checkpoint(), &backend, available_bytes)
             .map(|settings| settings.runner)
-            .map(|runner| (runner.kv_cache, runner.max_model_len, runner.max_batch_tokens));
+            .map(|runner| (runner.num_blocks, runner.max_model_len, runner.max_batch_tokens));
         match (resolved, expected) {
             (Ok(resolved), Ok(expected)) => assert_eq!(resolved, expected, "{flags}"),
             (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{flags}: {error}"),
@@ -198,13 +195,13 @@ mod tests {
     #[test]
     fn limits() {
         // All that 64 requests of 2,048 tokens can use: 64 * 128 blocks of 1 KiB.
-        check("", None, Ok((KvBudget::Blocks(8192), 2048, 512)));
-        check("", Some(64 << 30), Ok((KvBudget::Blocks(8192), 2048, 512)));
+        check("", None, Ok((8192, 2048, 512)));
+        check("", Some(64 << 30), Ok((8192, 2048, 512)));
         // A quarter of 4 MiB.
-        check("", Some(4 << 20), Ok((KvBudget::Blocks(1024), 2048, 512)));
+        check("", Some(4 << 20), Ok((1024, 2048, 512)));
         // A pool that bounds the context.
-        check("", Some(256 << 10), Ok((KvBudget::Blocks(64), 1024, 512)));
-        check("--kv-cache-memory-bytes 10KiB", None, Ok((KvBudget::Blocks(10), 160, 512)));
+        check("", Some(256 << 10), Ok((64, 1024, 512)));
+        check("--kv-cache-memory-bytes 10KiB", None, Ok((10, 160, 512)));
         check("--kv-cache-memory-bytes 1023", None, Err("no room for a single block of 1024 bytes"));
         check(
             "--kv-cache-memory-bytes 10KiB --max-model-len 2048",
@@ -225,8 +222,8 @@ mod tests {
             Err("--max-num-batched-tokens 9999999: this model and build take"),
         );
         check("--block-size 24", None, Err("--block-size 24: it must be a power of two"));
-        check("--max-num-seqs 1000 --max-model-len 32", None, Ok((KvBudget::Blocks(2000), 32, 1000)));
-        check("--dtype float32 --kv-cache-memory-bytes 20KiB", None, Ok((KvBudget::Blocks(10), 160, 512)));
+        check("--max-num-seqs 1000 --max-model-len 32", None, Ok((2000, 32, 1000)));
+        check("--dtype float32 --kv-cache-memory-bytes 20KiB", None, Ok((10, 160, 512)));
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Engine, EngineConfig, EngineCore, Event, PrefixKeys, RequestHandle, Salt, SubmitError, SubmitRequest};
 use serving_types::{
-    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, RequestClass,
-    SamplingParams, TokenId, Usage,
+    Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, SamplingParams,
+    TokenId, Usage,
 };
 use sim::{FakeExecutor, FakeModel, Faults, small_limits};
 
@@ -56,7 +56,7 @@ pub(crate) fn request(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> S
     let mut keys = PrefixKeys::new(&Salt::default(), engine.limits().block_size);
     keys.extend(prompt);
     let sampling = Arc::new(SamplingParams { max_tokens, ..SamplingParams::default() });
-    SubmitRequest { prompt: keys, sampling, class: RequestClass::default(), first_token_timeout: None, timeout: None }
+    SubmitRequest::new(keys, sampling)
 }
 
 pub(crate) fn submit(engine: &Engine, prompt: &[TokenId], max_tokens: u32) -> Result<RequestHandle, SubmitError> {

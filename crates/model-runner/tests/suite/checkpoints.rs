@@ -4,13 +4,9 @@ use std::sync::Arc;
 
 use backend_cpu::Precision;
 use model_format::{ConfigSource, Gguf, ModelConfig, Safetensors, TensorFormat, gguf::Writer};
-use model_runner::{
-    Checkpoint, KvBudget, LoadProgress, ModelError, ModelRunner, RunnerConfig, check_architecture, plan_memory,
-};
+use model_runner::{Checkpoint, LoadProgress, ModelError, ModelRunner, RunnerConfig, check_architecture, plan_memory};
 use serde_json::{Map, Value, json};
-use serving_types::{
-    Batch, BatchOutput, BlockId, Executor, MemoryEntry, OpenSlot, Row, RowInput, RowSlot, SamplingParams,
-};
+use serving_types::{Batch, BatchOutput, BlockId, Executor, OpenSlot, Row, RowInput, RowSlot, SamplingParams};
 
 use crate::{
     driver::{Driver, cpu, runner_config},
@@ -240,7 +236,7 @@ fn the_ledger_is_what_the_shapes_say() {
     let bytes_of = |name: &str| plan.entries.iter().find(|entry| entry.name == name).expect("a line").bytes;
     // 2 layers, keys and values, 16 tokens, 2 heads of 16 elements of 4 bytes.
     assert_eq!(plan.block_bytes, 2 * 2 * 16 * 2 * 16 * 4);
-    assert_eq!((plan.num_blocks, bytes_of("kv blocks")), (64, 64 * plan.block_bytes));
+    assert_eq!(bytes_of("kv blocks"), 64 * plan.block_bytes);
     assert_eq!(bytes_of("norms and biases"), 5 * 64 * 4);
     assert_eq!(bytes_of("rotary table"), 128 * 16 * 4);
     // 64 logit rows of 128 tokens.
@@ -253,37 +249,13 @@ fn the_ledger_is_what_the_shapes_say() {
 }
 
 #[test]
-fn the_pool_is_what_remains_of_the_budget() {
-    let tiny = Tiny::read("llama-llama3-rope");
-    let checkpoint = tiny.checkpoint();
-    let backend = cpu(Precision::Exact);
-    let plan = |kv_cache| plan_memory(&backend, &checkpoint, &RunnerConfig { kv_cache, ..runner_config() });
-    let blocks = |kv_cache| plan(kv_cache).map(|plan| plan.num_blocks).ok();
-    let block = plan(KvBudget::Blocks(1)).expect("a plan").block_bytes;
-    let entries = plan(KvBudget::Blocks(1)).expect("a plan").entries;
-    let others: u64 =
-        entries.iter().filter(|entry| entry.name != "kv blocks").map(|MemoryEntry { bytes, .. }| bytes).sum();
-    for (budget, expected) in [
-        (KvBudget::Blocks(7), Some(7)),
-        (KvBudget::Blocks(0), None),
-        (KvBudget::PoolBytes(3 * block), Some(3)),
-        (KvBudget::PoolBytes(4 * block - 1), Some(3)),
-        (KvBudget::PoolBytes(block - 1), None),
-        (KvBudget::TotalBytes(others + 5 * block), Some(5)),
-        (KvBudget::TotalBytes(others + block - 1), None),
-        (KvBudget::TotalBytes(0), None),
-    ] {
-        assert_eq!(blocks(budget), expected, "{budget:?}");
-    }
-}
-
-#[test]
 fn limits_out_of_range_are_named() {
     let tiny = Tiny::read("llama-llama3-rope");
     let checkpoint = tiny.checkpoint();
     let good = runner_config();
     for (name, config) in [
         ("block_size", RunnerConfig { block_size: 0, ..good }),
+        ("num_blocks", RunnerConfig { num_blocks: 0, ..good }),
         ("max_model_len", RunnerConfig { max_model_len: 129, ..good }),
         ("max_model_len", RunnerConfig { max_model_len: 1, ..good }),
         ("max_batch_tokens", RunnerConfig { max_batch_tokens: 0, ..good }),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use model_runner::{Checkpoint, KvBudget, ModelRunner, RunnerConfig};
+use model_runner::{Checkpoint, ModelRunner, RunnerConfig};
 use serving_types::{
     Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, OpenSlot, PositionLogprobs, Row, RowInput, RowSlot,
     SamplingParams, Score, StepId, TokenId,
@@ -14,7 +14,7 @@ use tensor_backend::Element;
 pub(crate) fn runner_config() -> RunnerConfig {
     RunnerConfig {
         block_size: 16,
-        kv_cache: KvBudget::Blocks(64),
+        num_blocks: 64,
         kv_element: Element::F32,
         max_model_len: 128,
         max_batch_tokens: 128,

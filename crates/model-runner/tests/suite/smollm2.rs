@@ -65,7 +65,7 @@ fn driver(precision: Precision) -> Option<Driver> {
         Precision::Native => Element::F16,
     };
     let config = RunnerConfig {
-        kv_cache: model_runner::KvBudget::Blocks(400),
+        num_blocks: 400,
         kv_element,
         max_model_len: 2048,
         max_batch_tokens: 512,

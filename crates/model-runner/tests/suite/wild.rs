@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use model_format::{ModelConfig, RopeScaling, TensorFormat, dequantize, gguf::Writer, quantize};
-use model_runner::{Checkpoint, KvBudget, RunnerConfig};
+use model_runner::{Checkpoint, RunnerConfig};
 use serde_json::json;
 use serving_types::TokenId;
 
@@ -305,7 +305,7 @@ const CUTS: [Cut; 5] = [
 fn score(checkpoint: &Checkpoint<'_>, precision: Precision, tokens: &[TokenId], cut: Cut) -> Vec<Position> {
     let config = RunnerConfig {
         block_size: cut.block_size,
-        kv_cache: KvBudget::Blocks(160_u32.div_ceil(cut.block_size)),
+        num_blocks: 160_u32.div_ceil(cut.block_size),
         max_model_len: 160,
         max_batch_tokens: 150,
         max_top_logprobs: checkpoint.config().vocab_size,

@@ -113,7 +113,7 @@ fn submit(engine: &Engine, request: &Request) -> Result<RequestHandle> {
     let mut prompt = PrefixKeys::new(&Salt::default(), engine.limits().block_size);
     prompt.extend(&request.prompt_token_ids);
     let sampling = SamplingParams { max_tokens: request.output_tokens, ..SamplingParams::default() };
-    Ok(engine.submit(SubmitRequest { prompt, sampling: Arc::new(sampling), timeout: None })?)
+    Ok(engine.submit(SubmitRequest::new(prompt, Arc::new(sampling)))?)
 }
 
 async fn receive(mut handle: RequestHandle, start: Instant) -> Result<Answered> {
