@@ -298,13 +298,15 @@ impl KvCache {
         self.events.cleared();
     }
 
-    /// Forgets the prefix that the table holds and every longer one, because what computed it turned out to be faulty.
-    /// Cached blocks of these prefixes become free. Tables keep theirs, and neither these nor any after them are shared
-    /// from now on. Takes time in proportion to the pool.
-    pub fn forget(&mut self, table: &BlockTable) {
-        self.assert_owns(table);
-        // All other blocks of the table are below its first one.
-        let Some(root) = table.blocks.first().and_then(|first| self.pool.get(*first).node) else { return };
+    /// Forgets the prefix that ends with `block` and every longer one, because what computed it turned out to be faulty;
+    /// a table's first block stands for all that the table holds. Cached blocks of these prefixes become free. Tables keep
+    /// theirs, and neither these nor any after them are shared from now on. Does nothing if the block is not in the prefix
+    /// index. Takes time in proportion to the pool.
+    ///
+    /// # Panics
+    /// If the block is not of this pool.
+    pub fn forget(&mut self, block: BlockId) {
+        let Some(root) = self.pool.get(block).node else { return };
         let blocks = (0..self.pool.num_blocks()).map(BlockId::from_index);
         let depth_of = |block| Some((self.index.depth_below(root, self.pool.get(block).node?)?, block));
         let mut fallen: Vec<(u32, BlockId)> = blocks.filter_map(depth_of).collect();

@@ -20,6 +20,12 @@ impl Scheduler {
         self.last_completed = Some(planned.shape);
         assert_eq!(planned.rows.len(), output.rows.len(), "step {step} must answer each of its rows");
         for (row, result) in planned.rows.iter().zip(&output.rows) {
+            if result.fault.is_some() {
+                // What it computed may be what is wrong, and so may be what it matched: nobody else shall start from that,
+                // though the request may have ended or been preempted since. No block has changed hands in between: those
+                // that the step names became takeable just now.
+                self.kv.forget(row.first_block);
+            }
             if self.running.get_mut(row.slot, row.admission).is_some() {
                 self.complete_row(row.slot, row, (result, output), updates);
             }
@@ -82,8 +88,6 @@ impl Scheduler {
         let running = &mut self.running[slot];
         let index = running.request;
         if let Some(fault) = result.fault {
-            // What it computed may be what is wrong, and so may be what it matched: nobody else shall start from that.
-            self.kv.forget(&running.table);
             self.end(index, FinishReason::Failed(fault.to_string()), updates);
             return;
         }

@@ -36,6 +36,8 @@ pub(crate) struct PlannedRow {
     pub(crate) slot: RowSlot,
     /// Tells the row's request from a later owner of the slot.
     pub(crate) admission: u64,
+    /// The first block of the request's table.
+    pub(crate) first_block: kv_paging::BlockId,
     /// The position after the row's last.
     pub(crate) end: u32,
     pub(crate) num_scored: u32,
@@ -279,6 +281,7 @@ impl Scheduler {
         plan.rows.push(PlannedRow {
             slot,
             admission: running.admission,
+            first_block: running.first_block,
             end,
             num_scored: score.as_ref().map_or(0, |score| score.targets.end - score.targets.start),
             samples,

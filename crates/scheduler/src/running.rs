@@ -4,7 +4,7 @@
 use core::cmp::Reverse;
 use core::ops::{Index, IndexMut};
 
-use kv_paging::BlockTable;
+use kv_paging::{BlockId, BlockTable};
 use serving_types::{RequestClass, RowSlot, StepId, TokenId};
 
 use crate::request::{Request, RequestIndex};
@@ -29,6 +29,8 @@ pub(crate) struct Running {
     /// It was preempted before, and is spared until it has so many tokens.
     pub(crate) spared_until: u32,
     pub(crate) table: BlockTable,
+    /// The table's first.
+    pub(crate) first_block: BlockId,
     /// Tokens that are known; those of the request.
     pub(crate) num_tokens: u32,
     /// The last of them.
@@ -50,7 +52,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// A request whose first `num_cached` positions are in `table` already.
+    /// A request whose first `num_cached` positions are in `table` already, which has room for its first row.
     pub(crate) fn new(
         index: RequestIndex,
         request: &Request,
@@ -63,6 +65,7 @@ impl Running {
             admission,
             class: request.class,
             spared_until: if request.usage.preemptions > 0 { request.num_tokens() + SPARED_TOKENS } else { 0 },
+            first_block: table.blocks()[0],
             table,
             num_tokens: request.num_tokens(),
             last_token: *request.tokens().last().expect("a request has a token"),

@@ -93,7 +93,7 @@ pub(super) const PLANTED: [PlantedBug; 13] = [
     PlantedBug {
         name: "what a faulty row computed is shared",
         file: "crates/scheduler/src/complete.rs",
-        sound: "self.kv.forget(&running.table);",
+        sound: "self.kv.forget(row.first_block);",
         broken: "",
     },
     PlantedBug {

@@ -5,12 +5,18 @@
 //! `check_invariants`. Where the cache may choose (which free block, which of several equal blocks), the model checks
 //! that the choice was allowed and follows it.
 
+mod compare;
+mod op;
+mod retention;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use kv_paging::{
-    BlockId, BlockKey, BlockTable, CacheEvent, KvCache, KvCacheConfig, LogicalTime, OutOfBlocks, Pin, PinLimit,
-    PrefixCaching, PrefixKeys, Retention, Salt, StepId, StepOutcome, TokenId, Usage,
+    BlockId, BlockKey, BlockTable, KvCache, KvCacheConfig, OutOfBlocks, Pin, PrefixCaching, PrefixKeys, Retention,
+    Salt, StepId, StepOutcome, TokenId,
 };
+
+pub(crate) use op::Op;
 
 /// Tokens up to the end of a block, behind the tenant's number.
 type Prefix = (u8, Vec<TokenId>);
@@ -64,40 +70,6 @@ pub(crate) struct Sequence {
     retention: Retention,
     /// From before the last clearing.
     is_stale: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Op {
-    /// Opens a sequence that holds what is matched of this prompt.
-    Admit { tenant: u8, prompt: Vec<TokenId> },
-    /// Opens a sequence with this prompt, makes room for all of it, and promises it.
-    Start { tenant: u8, prompt: Vec<TokenId> },
-    /// Appends tokens to a sequence and makes room for them.
-    Extend { sequence: usize, tokens: Vec<TokenId> },
-    /// Promises a sequence's full blocks for the step that is being planned.
-    Promise { sequence: usize },
-    /// Goes on to plan the next step.
-    Launch,
-    /// Retires the oldest step.
-    Retire(bool),
-    /// Cuts tokens off a sequence, as many as may be cut up to the given number.
-    Truncate { sequence: usize, num_cut: usize, after: bool },
-    /// Forks a sequence, this many tokens short of its end.
-    Fork { sequence: usize, num_cut: usize },
-    /// Releases a sequence, at once or after the step that is being planned.
-    Release { sequence: usize, after: bool },
-    /// Says how long a sequence is to be kept after its release.
-    Retain { sequence: usize, retention: Retention },
-    /// Moves time on.
-    Advance { by: u64 },
-    /// Pins what is published of these tokens.
-    Pin { tenant: u8, tokens: Vec<TokenId> },
-    /// Gives the oldest pin back.
-    Unpin,
-    /// Forgets what a sequence holds and all that continues it.
-    Forget { sequence: usize },
-    /// Forgets all prefixes.
-    Clear,
 }
 
 pub(crate) struct Model {
@@ -497,91 +469,6 @@ impl Model {
         true
     }
 
-    fn pin(&mut self, tenant: u8, tokens: &[TokenId]) -> bool {
-        let prefix = |depth| (tenant, tokens[..depth * self.block_size].to_vec());
-        let is_published =
-            |depth: &usize| self.blocks.iter().any(|block| block.content == Content::Published(prefix(*depth)));
-        let depths = 1..=tokens.len() / self.block_size;
-        let num_blocks = depths.take_while(is_published).count();
-        let num_left = self.max_pinned - self.pins.iter().map(|pin| pin.blocks().len()).sum::<usize>();
-        let result = self.cache.pin(&keys_of(tenant, tokens, self.block_size));
-        if num_blocks > num_left {
-            let expected = PinLimit { num_needed: num_blocks as u32, num_left: num_left as u32 };
-            assert_eq!(result.map(|_| ()), Err(expected));
-            return true;
-        }
-        let pin = result.expect("within the bound");
-        assert_eq!((pin.blocks().len(), pin.num_tokens() as usize), (num_blocks, num_blocks * self.block_size));
-        for (depth, block) in (1..).zip(pin.blocks()) {
-            assert_eq!(self.blocks[at(*block)].content, Content::Published(prefix(depth)), "published and the same");
-        }
-        for block in pin.blocks() {
-            self.reuse(at(*block));
-        }
-        self.pins.push(pin);
-        true
-    }
-
-    fn unpin(&mut self) -> bool {
-        if self.pins.is_empty() {
-            return false;
-        }
-        let pin = self.pins.remove(0);
-        let blocks = pin.blocks().to_vec();
-        self.cache.unpin(pin);
-        self.drop_blocks(&blocks, 0, None, Some(Retention::Normal));
-        true
-    }
-
-    /// Blocks whose retention ends become the most recently used ones: those of nearer buckets first, then as they were.
-    fn advance(&mut self, by: u64) -> bool {
-        let old_now = self.now;
-        let bucket = |retention: &Retention| match retention {
-            Retention::High { until } if until.0 > old_now => Some((until.0 ^ old_now).ilog2()),
-            _ => None,
-        };
-        self.now += by;
-        self.cache.advance(LogicalTime(self.now));
-        let is_over = |retention: &Retention| matches!(retention, Retention::High { until } if until.0 <= self.now);
-        let mut ended: Vec<(u32, u64, usize)> = (0..self.blocks.len())
-            .filter(|block| self.blocks[*block].is_cached)
-            .filter_map(|block| {
-                let retention = self.retentions.get(self.blocks[block].content.prefix()?)?;
-                let bucket = bucket(retention).filter(|_| is_over(retention))?;
-                Some((bucket, self.blocks[block].dropped_at, block))
-            })
-            .collect();
-        ended.sort_unstable();
-        for (_, _, block) in ended {
-            self.clock += 1;
-            self.blocks[block].dropped_at = self.clock;
-        }
-        true
-    }
-
-    /// Lower ranks are evicted first; equal ones by last use.
-    fn rank(&self, prefix: Option<&Prefix>) -> u32 {
-        let retention = prefix.and_then(|prefix| self.retentions.get(prefix));
-        match retention.copied().unwrap_or(Retention::Low) {
-            Retention::Low => 0,
-            Retention::High { until } if until.0 > self.now => 2 + (until.0 ^ self.now).ilog2(),
-            Retention::Normal | Retention::High { .. } => 1,
-        }
-    }
-
-    /// A table that is released asks for this, and has used what it holds, in whichever block that is cached.
-    fn retain(&mut self, block: usize, retention: Retention) {
-        let Some(prefix) = self.blocks[block].content.prefix().cloned() else { return };
-        for other in &mut self.blocks {
-            if other.is_cached && other.content.prefix() == Some(&prefix) {
-                other.dropped_at = self.clock;
-                other.used_end = self.next_to_retire;
-            }
-        }
-        let asked = self.retentions.entry(prefix).or_insert(Retention::Low);
-        *asked = retention.max(*asked);
-    }
-
     /// A table with these blocks has kept the first `num_kept`. Busy ends spread towards the front.
     fn drop_blocks(&mut self, blocks: &[BlockId], num_kept: usize, after: Option<u64>, retention: Option<Retention>) {
         let mut busy = after;
@@ -605,10 +492,9 @@ impl Model {
     }
 
     fn forget_sequence(&mut self, sequence: usize) -> bool {
-        let table = &self.sequences[sequence].table;
-        self.cache.forget(table);
-        let first = table.blocks().first().and_then(|first| self.blocks[at(*first)].content.prefix().cloned());
-        let Some((tenant, tokens)) = first else { return true };
+        let Some(&first) = self.sequences[sequence].table.blocks().first() else { return false };
+        self.cache.forget(first);
+        let Some((tenant, tokens)) = self.blocks[at(first)].content.prefix().cloned() else { return true };
         self.forget_prefixes(|prefix| prefix.0 == tenant && prefix.1.starts_with(&tokens));
         true
     }
@@ -690,84 +576,6 @@ impl Model {
 
     fn is_withdrawn(&self, sequence: &Sequence) -> bool {
         sequence.table.blocks().iter().any(|block| self.blocks[at(*block)].content == Content::Withdrawn)
-    }
-
-    /// All that can be seen from outside agrees, and the cache's own invariants hold.
-    fn compare(&mut self) {
-        self.cache.check_invariants();
-        for sequence in &self.sequences {
-            assert_eq!(self.cache.is_withdrawn(&sequence.table), self.is_withdrawn(sequence), "withdrawn tables");
-        }
-        let count = |test: &dyn Fn(usize) -> bool| (0..self.blocks.len()).filter(|block| test(*block)).count() as u32;
-        let held_tokens: usize = self.sequences.iter().map(|sequence| sequence.tokens.len()).sum();
-        let held_blocks: usize = self.sequences.iter().map(|sequence| sequence.table.blocks().len()).sum();
-        let num_pinned: usize = self.pins.iter().map(|pin| pin.blocks().len()).sum();
-        let prefixes: Vec<&Prefix> = self.blocks.iter().filter_map(|block| block.content.prefix()).collect();
-        let distinct: BTreeSet<&Prefix> = prefixes.iter().copied().collect();
-        let expected = Usage {
-            free: count(&|block| self.is_takeable(block) && !self.blocks[block].is_cached),
-            cached: count(&|block| self.is_takeable(block) && self.blocks[block].is_cached),
-            active: count(&|block| self.is_held(block)),
-            in_transit: count(&|block| !self.is_held(block) && self.is_busy(block)),
-            total: self.blocks.len() as u32,
-            pinned: num_pinned as u32,
-            duplicates: (prefixes.len() - distinct.len()) as u32,
-            empty_slots: (held_blocks * self.block_size - held_tokens) as u64,
-        };
-        assert_eq!(self.cache.usage(), expected);
-        assert_eq!(self.cache.num_free(), expected.free + expected.cached);
-        for (tenant, tokens) in &distinct {
-            let parent = (*tenant, tokens[..tokens.len() - self.block_size].to_vec());
-            assert!(parent.1.is_empty() || distinct.contains(&parent), "a prefix is indexed while a longer one is");
-        }
-        let stats = self.cache.stats();
-        assert_eq!(stats.num_hit_tokens, self.num_hit_tokens);
-        assert_eq!(stats.num_evicted_blocks, self.num_evicted);
-        assert_eq!(stats.num_regretted_blocks, self.num_regretted);
-        assert!(stats.lifetimes.buckets().eq(self.lifetimes.clone()), "lifetimes");
-        assert!(stats.reuse_gaps.buckets().eq(self.reuse_gaps.clone()), "reuse gaps");
-        self.compare_events();
-    }
-
-    fn compare_events(&mut self) {
-        let (known, block_size) = (&mut self.announced_by_events, self.block_size);
-        self.cache.drain_events(|event| match event {
-            CacheEvent::Stored { key, parent, tokens } => {
-                assert_eq!(tokens.len(), block_size);
-                assert!(parent.is_none_or(|parent| known.contains_key(&parent)), "parents are stored first");
-                assert!(known.insert(key, parent).is_none(), "stored once");
-            }
-            CacheEvent::Removed { key } => {
-                assert!(known.remove(&key).is_some(), "removed after it was stored");
-                assert!(known.values().all(|parent| *parent != Some(key)), "children are removed first");
-            }
-            CacheEvent::Cleared => known.clear(),
-            CacheEvent::Lost { .. } => panic!("the log is long enough"),
-        });
-        let expected: BTreeSet<BlockKey> = self.announced.iter().map(|prefix| last_key(prefix, block_size)).collect();
-        assert!(expected.iter().eq(known.keys()), "events tell what is published");
-    }
-}
-
-impl Op {
-    fn sequence(&self) -> Option<usize> {
-        match self {
-            Self::Extend { sequence, .. }
-            | Self::Promise { sequence }
-            | Self::Truncate { sequence, .. }
-            | Self::Fork { sequence, .. }
-            | Self::Release { sequence, .. }
-            | Self::Retain { sequence, .. }
-            | Self::Forget { sequence } => Some(*sequence),
-            Self::Admit { .. }
-            | Self::Start { .. }
-            | Self::Launch
-            | Self::Retire(_)
-            | Self::Advance { .. }
-            | Self::Pin { .. }
-            | Self::Unpin
-            | Self::Clear => None,
-        }
     }
 }
 
