@@ -25,6 +25,13 @@ impl Scheduler {
             }
             let index = self.by_id[&id];
             match self.check_time(index) {
+                // An idle engine begins whatever there is any time for: if nothing ran, costs that were too high once would
+                // never be measured again.
+                Some(check_at)
+                    if check_at <= now && self.running.len() == 0 && self.next_deadline(index) > Some(now) =>
+                {
+                    self.set_check_time(index, self.next_deadline(index));
+                }
                 Some(check_at) if check_at <= now => self.end(index, FinishReason::Deadline, updates),
                 check_at => self.set_check_time(index, check_at),
             }
@@ -40,18 +47,28 @@ impl Scheduler {
 
     /// When a request has to be looked at, as of now: the latest time at which it can still meet its deadlines.
     pub(crate) fn check_time(&self, index: RequestIndex) -> Option<Timestamp> {
+        self.next_deadline(index)?;
         let request = &self.requests[index];
-        // The first token is out as soon as there is one, and then this deadline is met.
-        let first_token = request.first_token_deadline.filter(|_| request.usage.output_tokens == 0);
-        if first_token.is_none() && request.deadline.is_none() {
-            return None;
-        }
-        let to_first_token = self.time_to_next_token(index);
+        let to_next_token = self.time_to_next_token(index);
         // It may stop as soon as it is allowed to.
         let num_more = request.sampling.min_tokens.saturating_sub(request.usage.output_tokens + 1);
-        let to_end = to_first_token.saturating_add(self.cost.estimate(0, num_more));
+        let to_end = to_next_token.saturating_add(self.cost.estimate(0, num_more));
         let before = |deadline: Option<Timestamp>, needed: Duration| deadline.map(|at| at.before(needed));
-        before(first_token, to_first_token).into_iter().chain(before(request.deadline, to_end)).min()
+        before(self.first_token_deadline(index), to_next_token)
+            .into_iter()
+            .chain(before(request.deadline, to_end))
+            .min()
+    }
+
+    /// The first deadline that is not met yet.
+    fn next_deadline(&self, index: RequestIndex) -> Option<Timestamp> {
+        self.first_token_deadline(index).into_iter().chain(self.requests[index].deadline).min()
+    }
+
+    /// The first token is out as soon as there is one, and then this deadline is met.
+    fn first_token_deadline(&self, index: RequestIndex) -> Option<Timestamp> {
+        let request = &self.requests[index];
+        request.first_token_deadline.filter(|_| request.usage.output_tokens == 0)
     }
 
     /// The least time until a request's next token if it is computed from now on.

@@ -125,3 +125,22 @@ fn goodput_does_not_collapse() {
         assert!(served_blindly < 0.8 * peak, "it takes no skill: {served_blindly} of {peak}");
     }
 }
+
+#[test]
+fn an_idle_engine_begins_what_seems_too_late() {
+    let mut scheduler = Scheduler::new(CONFIG).unwrap();
+    let (mut batch, mut updates) = (Batch::new(), Vec::new());
+    let one_token = Arc::new(SamplingParams { max_tokens: 1, ..SamplingParams::default() });
+    scheduler.submit(NewRequest { sampling: one_token, ..request(0, (Timestamp(0), 100)) }).unwrap();
+    scheduler.plan(StepId(0), &mut batch);
+    let mut output = BatchOutput { tokens: vec![7], ..BatchOutput::default() };
+    output.rows.push(RowOutput { tokens: 0..1, ..RowOutput::default() });
+    scheduler.complete(StepId(0), &output, &mut updates);
+    scheduler.observe_step(Duration::from_secs(100));
+    updates.clear();
+
+    scheduler.submit(request(1, (Timestamp(0), 100))).unwrap();
+    scheduler.expire(Timestamp(1), &mut updates);
+    assert_eq!(updates, [], "it has a second left");
+    assert_ne!(scheduler.plan(StepId(1), &mut batch), Planned::Idle);
+}
