@@ -30,10 +30,10 @@ pub(crate) fn print(text: impl fmt::Display) -> Result<()> {
     }
 }
 
-/// [`print`] with a line break behind it.
+/// [`print()`] with a line break behind it.
 ///
 /// # Errors
-/// As those of [`print`].
+/// As those of [`print()`].
 pub(crate) fn print_line(text: impl fmt::Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }
