@@ -16,16 +16,19 @@ impl Scheduler {
     /// If this is not the oldest step in flight, or the output has not exactly its rows: bugs of the caller or the
     /// executor.
     pub fn complete(&mut self, step: StepId, output: &BatchOutput, updates: &mut Vec<Update>) {
-        let planned = self.retire(step, StepOutcome::Completed);
-        self.last_completed = Some(planned.shape);
+        let planned = self.in_flight.front().expect("a step is in flight");
         assert_eq!(planned.rows.len(), output.rows.len(), "step {step} must answer each of its rows");
         for (row, result) in planned.rows.iter().zip(&output.rows) {
             if result.fault.is_some() {
                 // What it computed may be what is wrong, and so may be what it matched: nobody else shall start from that,
-                // though the request may have ended or been preempted since. No block has changed hands in between: those
-                // that the step names became takeable just now.
+                // though the request may have ended or been preempted since. Its blocks are held until the step retires;
+                // after that, another block with the same content may stand for the first of them in the prefix index.
                 self.kv.forget(row.first_block);
             }
+        }
+        let planned = self.retire(step, StepOutcome::Completed);
+        self.last_completed = Some(planned.shape);
+        for (row, result) in planned.rows.iter().zip(&output.rows) {
             if self.running.get_mut(row.slot, row.admission).is_some() {
                 self.complete_row(row.slot, row, (result, output), updates);
             }
