@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serving_types::{FinishReason, Timestamp};
 
+use crate::queue::Urgency;
 use crate::request::RequestIndex;
 use crate::{Scheduler, Update};
 
@@ -42,6 +43,14 @@ impl Scheduler {
     pub fn observe_step(&mut self, took: Duration) {
         if let Some(shape) = self.last_completed.take() {
             self.cost.observe(shape, took);
+        }
+    }
+
+    /// How long a waiting request can wait, and what it would cost to begin it as of now.
+    pub(crate) fn urgency(&self, index: RequestIndex) -> Urgency {
+        match self.first_token_deadline(index) {
+            Some(_) => Urgency::Hurried { num_new_blocks: self.config.blocks_for(self.num_uncached_tokens(index)) },
+            None => Urgency::Patient,
         }
     }
 
@@ -81,12 +90,17 @@ impl Scheduler {
                 self.cost.estimate(num_prefill_tokens.into(), u32::from(num_prefill_tokens == 0))
             }
             None => {
-                let num_cached = self.kv.matched_tokens(&request.keys, request.matchable_tokens());
                 // Prompts under way go first.
-                let num_prefill_tokens = u64::from(request.num_tokens() - num_cached) + self.num_backlog_tokens;
+                let num_prefill_tokens = u64::from(self.num_uncached_tokens(index)) + self.num_backlog_tokens;
                 self.cost.estimate(num_prefill_tokens, 1).saturating_mul(START_MARGIN)
             }
         }
+    }
+
+    /// Known tokens of a waiting request that would have to be computed.
+    fn num_uncached_tokens(&self, index: RequestIndex) -> u32 {
+        let request = &self.requests[index];
+        request.num_tokens() - self.kv.matched_tokens(&request.keys, request.matchable_tokens())
     }
 
     /// Moves a request's entry.

@@ -40,6 +40,11 @@
 //! owner of the executor tells ([`Scheduler::observe_step`]). A request that waits must have twice the time that its work
 //! takes. Otherwise, once more comes than can be served, whoever has waited nearly too long is served next, comes too
 //! late, and everybody after it as well.
+//!
+//! Requests that wait for their first token by a deadline are in a hurry. Each turn of one of them goes to the one (of the
+//! same tenant and priority) that needs the fewest blocks which are not cached: when not all can begin in time, as many as
+//! possible do, and it is the costly ones that are ended. Others take at most a hundred turns of a request, and those
+//! without such a deadline take theirs themselves, so nobody is starved.
 #![forbid(unsafe_code)]
 
 mod complete;

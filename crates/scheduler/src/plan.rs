@@ -197,7 +197,7 @@ impl Scheduler {
             plan.owed_blocks += self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
             let running = Running::new(index, request, self.next_admission, table, num_cached);
             self.next_admission += 1;
-            self.waiting.remove(class, arrival);
+            self.waiting.admit(class, arrival);
             let slot = self.running.insert(running);
             self.requests[index].slot = Some(slot);
             self.push_open(slot, plan);

@@ -1,4 +1,8 @@
-//! The waiting requests in the order in which they are to be admitted. Knows no budget and no block.
+//! The waiting requests in the order in which they are to be admitted. Knows no budget, no block and no time.
+//!
+//! Turns come in the policy's order. The turn of a request in a hurry, which must begin by some time, goes to the cheapest in
+//! a hurry of its tenant and priority, so that most of them begin in time when not all can. A request's turn is taken only
+//! so often, and whoever can wait takes its own, so nobody waits for ever.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,12 +46,29 @@ pub(crate) struct WaitingQueue {
     prune_at: usize,
 }
 
+/// Turns of one request that others may take.
+const MAX_TURNS_TAKEN: u32 = 100;
+
+/// How long a request can wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Urgency {
+    /// As long as it must.
+    Patient,
+    /// Not for ever. To begin, it will take so many blocks that are not cached.
+    Hurried { num_new_blocks: u32 },
+}
+
 #[derive(Debug, Default)]
 struct Tenant {
     service: u64,
-    waiting: BTreeMap<(Reverse<i32>, u64), RequestIndex>,
+    /// By priority and arrival: whose turn it is.
+    waiting: BTreeMap<(Reverse<i32>, u64), (RequestIndex, Urgency)>,
+    /// Those in a hurry by priority, cost and arrival: who takes their turns.
+    hurried: BTreeMap<(Reverse<i32>, u32, u64), RequestIndex>,
     /// Its entry in `heads`.
     head: Option<Head>,
+    /// Turns of the head that others took.
+    num_turns_taken: u32,
 }
 
 /// In the order of admission.
@@ -85,11 +106,11 @@ impl WaitingQueue {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = RequestIndex> + '_ {
-        self.tenants.values().flat_map(|tenant| tenant.waiting.values().copied())
+        self.tenants.values().flat_map(|tenant| tenant.waiting.values().map(|(index, _)| *index))
     }
 
     /// Enters a request of this (effective) class at its place.
-    pub(crate) fn insert(&mut self, class: RequestClass, arrival: u64, index: RequestIndex) {
+    pub(crate) fn insert(&mut self, class: RequestClass, arrival: u64, urgency: Urgency, index: RequestIndex) {
         if self.tenants.len() >= self.prune_at {
             let virtual_time = self.virtual_time;
             self.tenants.retain(|_, tenant| !tenant.waiting.is_empty() || tenant.service > virtual_time);
@@ -99,15 +120,30 @@ impl WaitingQueue {
         if tenant.waiting.is_empty() {
             tenant.service = tenant.service.max(self.virtual_time);
         }
-        tenant.waiting.insert((Reverse(class.priority), arrival), index);
+        let priority = Reverse(class.priority);
+        tenant.waiting.insert((priority, arrival), (index, urgency));
+        if let Urgency::Hurried { num_new_blocks } = urgency {
+            tenant.hurried.insert((priority, num_new_blocks, arrival), index);
+        }
         self.len += 1;
         self.update_head(class.tenant);
+    }
+
+    /// Takes out the request that is next, for its turn or for that of the head.
+    pub(crate) fn admit(&mut self, class: RequestClass, arrival: u64) {
+        let tenant = self.tenants.get_mut(&class.tenant).expect("a tenant with a request is known");
+        tenant.num_turns_taken += 1;
+        self.remove(class, arrival);
     }
 
     /// Takes a request out.
     pub(crate) fn remove(&mut self, class: RequestClass, arrival: u64) {
         let tenant = self.tenants.get_mut(&class.tenant).expect("a tenant with a request is known");
-        tenant.waiting.remove(&(Reverse(class.priority), arrival)).expect("the request waits");
+        let priority = Reverse(class.priority);
+        let (_, urgency) = tenant.waiting.remove(&(priority, arrival)).expect("the request waits");
+        if let Urgency::Hurried { num_new_blocks } = urgency {
+            tenant.hurried.remove(&(priority, num_new_blocks, arrival));
+        }
         self.len -= 1;
         self.update_head(class.tenant);
     }
@@ -118,7 +154,7 @@ impl WaitingQueue {
             let head = *self.heads.first()?;
             let tenant = &self.tenants[&head.tenant];
             if head.service == tenant.service {
-                return Some(tenant.waiting[&(head.priority, head.arrival)]);
+                return Some(tenant.first(&head));
             }
             self.update_head(head.tenant);
         }
@@ -149,9 +185,25 @@ impl WaitingQueue {
         let first = tenant.waiting.first_key_value();
         let head =
             first.map(|(&(priority, arrival), _)| Head { priority, service: tenant.service, arrival, tenant: id });
+        if head.map(|head| head.arrival) != tenant.head.map(|head| head.arrival) {
+            tenant.num_turns_taken = 0;
+        }
         if let Some(before) = std::mem::replace(&mut tenant.head, head) {
             self.heads.remove(&before);
         }
         self.heads.extend(head);
+    }
+}
+
+impl Tenant {
+    /// Who takes the turn of the request at the head.
+    fn first(&self, head: &Head) -> RequestIndex {
+        match self.waiting[&(head.priority, head.arrival)] {
+            (_, Urgency::Hurried { .. }) if self.num_turns_taken < MAX_TURNS_TAKEN => {
+                // The head is of the highest priority that waits, so the first one in a hurry is too.
+                *self.hurried.first_key_value().expect("the head itself is in a hurry").1
+            }
+            (index, _) => index,
+        }
     }
 }

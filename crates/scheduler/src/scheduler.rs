@@ -138,7 +138,7 @@ impl Scheduler {
             slot: None,
         });
         self.by_id.insert(id, index);
-        self.waiting.insert(class, arrival, index);
+        self.enqueue(index);
         self.set_check_time(index, self.check_time(index));
         Ok(())
     }
@@ -223,7 +223,14 @@ impl Scheduler {
         let request = &mut self.requests[index];
         request.usage.preemptions += 1;
         self.stats.preemptions += 1;
-        self.waiting.insert(request.class, request.arrival, index);
+        self.enqueue(index);
+    }
+
+    /// Puts a request that holds nothing at its place in the queue.
+    fn enqueue(&mut self, index: RequestIndex) {
+        let urgency = self.urgency(index);
+        let request = &self.requests[index];
+        self.waiting.insert(request.class, request.arrival, urgency, index);
     }
 
     /// The one way out.

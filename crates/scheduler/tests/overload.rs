@@ -35,12 +35,24 @@ fn draw(state: &mut u64) -> f64 {
     ((bits ^ (bits >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Requests in their order: when each comes (Poisson), and the tokens of its prompt (50 to 950).
-fn arrivals(requests_per_second: f64) -> Vec<(Timestamp, u32)> {
+/// Lengths of prompts; 275 tokens on average.
+#[derive(Clone, Copy)]
+enum Prompts {
+    Equal,
+    /// 50 to 950 tokens.
+    Unequal,
+}
+
+/// Requests in their order: when each comes (Poisson), and the tokens of its prompt.
+fn arrivals(requests_per_second: f64, prompts: Prompts) -> Vec<(Timestamp, u32)> {
     let (mut state, mut now, mut arrivals) = (1, Duration::ZERO, Vec::new());
     while now < SPAN {
         now += Duration::from_secs_f64(-(1.0 - draw(&mut state)).ln() / requests_per_second);
-        arrivals.push((Timestamp(0).after(now), 50 + (draw(&mut state) * draw(&mut state) * 900.0) as u32));
+        let num_tokens = match prompts {
+            Prompts::Equal => 275.0,
+            Prompts::Unequal => 50.0 + draw(&mut state) * draw(&mut state) * 900.0,
+        };
+        arrivals.push((Timestamp(0).after(now), num_tokens as u32));
     }
     arrivals
 }
@@ -54,8 +66,8 @@ struct Seen {
 }
 
 /// Requests a second that get all they want, when so many come and it may `learn` from the cost of each step.
-fn goodput(requests_per_second: f64, learn: fn(&mut Scheduler, Duration)) -> f64 {
-    let arrivals = arrivals(requests_per_second);
+fn goodput(requests_per_second: f64, prompts: Prompts, learn: fn(&mut Scheduler, Duration)) -> f64 {
+    let arrivals = arrivals(requests_per_second, prompts);
     let mut scheduler = Scheduler::new(CONFIG).unwrap();
     let mut seen: BTreeMap<RequestId, Seen> = BTreeMap::new();
     let (mut batch, mut output, mut updates) = (Batch::new(), BatchOutput::default(), Vec::new());
@@ -113,17 +125,29 @@ fn request(id: u64, (arrival, num_prompt_tokens): (Timestamp, u32)) -> NewReques
     }
 }
 
+fn peak_of_equal_prompts() -> f64 {
+    let served = |load| goodput(f64::from(load) * 5.0, Prompts::Equal, Scheduler::observe_step);
+    (1..=8).map(served).fold(0.0, f64::max)
+}
+
 #[test]
 fn goodput_does_not_collapse() {
-    let peak = (1..=8).map(|load| goodput(f64::from(load) * 5.0, Scheduler::observe_step)).fold(0.0, f64::max);
-    assert!(peak > 15.0, "the machine serves {peak} requests/s");
+    let peak = peak_of_equal_prompts();
+    assert!(peak > 25.0, "the machine serves {peak} requests/s");
     for times in [2.0, 5.0, 10.0] {
-        let served = goodput(times * peak, Scheduler::observe_step);
-        let served_blindly = goodput(times * peak, |_, _| {});
+        let served = goodput(times * peak, Prompts::Equal, Scheduler::observe_step);
+        let served_blindly = goodput(times * peak, Prompts::Equal, |_, _| {});
         println!("{times} x {peak:.1} requests/s: {served:.1} served well, without knowing costs {served_blindly:.1}");
         assert!(served >= 0.9 * peak, "{times} x {peak} requests/s: {served} are served well");
-        assert!(served_blindly < 0.8 * peak, "it takes no skill: {served_blindly} of {peak}");
+        assert!(served_blindly < 0.2 * peak, "it takes no skill: {served_blindly} of {peak}");
     }
+}
+
+#[test]
+fn when_not_all_can_be_served_the_cheap_ones_are() {
+    let peak = peak_of_equal_prompts();
+    let served = goodput(2.0 * peak, Prompts::Unequal, Scheduler::observe_step);
+    assert!(served > 1.3 * peak, "{served} requests/s, and {peak} if all cost the same");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use scheduler::{NewRequest, Planned, Policy, PrefixCaching, PrefixKeys, Scheduler, SchedulerConfig, Update};
 use serving_types::{
-    Batch, BatchOutput, RequestClass, RequestId, RowOutput, SamplingParams, StepId, TenantId, TokenId,
+    Batch, BatchOutput, RequestClass, RequestId, RowOutput, SamplingParams, StepId, TenantId, Timestamp, TokenId,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -30,6 +30,11 @@ fn request(id: u64, tenant: u64, priority: i32, num_prompt_tokens: u32, max_toke
         first_token_deadline: None,
         deadline: None,
     }
+}
+
+/// A request of one output token that must have it by some time, which is far.
+fn hurried(id: u64, priority: i32, num_prompt_tokens: u32) -> NewRequest {
+    NewRequest { first_token_deadline: Some(Timestamp(u64::MAX)), ..request(id, 0, priority, num_prompt_tokens, 1) }
 }
 
 /// Runs up to `num_steps` steps and appends what happened.
@@ -140,4 +145,61 @@ fn the_less_entitled_make_way_and_are_not_thrown_out_over_and_over() {
     assert!(preemptions(5) > 0, "the pool is too small for all");
     let total: u32 = (0..6).map(preemptions).sum();
     assert!(total <= 12, "{total} preemptions of six requests");
+}
+
+#[test]
+fn the_cheapest_in_a_hurry_takes_the_turns_of_those_in_a_hurry() {
+    // Priority and prompt tokens of the requests 0, 1, 2 …; a negative number of tokens is of one that can wait.
+    let check = |crowd: &[(i32, i32)], expected: &[u64]| {
+        let mut scheduler = Scheduler::new(SchedulerConfig { policy: Policy::Priority, ..CONFIG }).unwrap();
+        for (id, &(priority, num_tokens)) in (0..).zip(crowd) {
+            let request = match u32::try_from(num_tokens) {
+                Ok(num_tokens) => hurried(id, priority, num_tokens),
+                Err(_) => request(id, 0, priority, num_tokens.unsigned_abs(), 1),
+            };
+            scheduler.submit(request).unwrap();
+        }
+        let mut updates = Vec::new();
+        play(&mut scheduler, &mut 0, 1000, &mut updates);
+        assert_eq!(ends(&updates), expected, "{crowd:?}");
+    };
+    check(&[(0, -20), (0, -8), (0, -4)], &[0, 1, 2]);
+    check(&[(0, 20), (0, 8), (0, 4)], &[2, 1, 0]);
+    // Two that need as many blocks come in their order.
+    check(&[(0, 20), (0, 8), (0, 5)], &[1, 2, 0]);
+    // Whoever can wait has its turn after the turns of those that came before, whoever took them.
+    check(&[(0, 20), (0, -4), (0, 8), (0, 4)], &[3, 2, 0, 1]);
+    check(&[(0, -20), (0, 20), (0, -4), (0, 4)], &[0, 3, 1, 2]);
+    check(&[(0, 4), (1, 20), (1, 8)], &[2, 1, 0]);
+}
+
+#[test]
+fn what_is_cached_costs_nothing() {
+    let mut scheduler = Scheduler::new(SchedulerConfig { prefix_caching: PrefixCaching::On, ..CONFIG }).unwrap();
+    let (mut step, mut updates) = (0, Vec::new());
+    scheduler.submit(hurried(7, 0, 32)).unwrap();
+    play(&mut scheduler, &mut step, 1, &mut updates);
+    let again = NewRequest { id: RequestId(1), ..hurried(7, 0, 32) };
+    for request in [hurried(0, 0, 8), again] {
+        scheduler.submit(request).unwrap();
+    }
+    play(&mut scheduler, &mut step, 100, &mut updates);
+    assert_eq!(ends(&updates), [7, 1, 0], "one block of the long prompt is to be computed, and two of the short one");
+}
+
+#[test]
+fn a_flood_in_a_hurry_starves_nobody() {
+    // Cheap ones in a hurry come for ever, more than can be served, behind a costly one with a far deadline and one that can
+    // wait.
+    let mut scheduler = Scheduler::new(CONFIG).unwrap();
+    for request in [hurried(0, 0, 60), request(1, 0, 0, 60, 1)] {
+        scheduler.submit(request).unwrap();
+    }
+    let (mut step, mut updates) = (0, Vec::new());
+    for id in 2..400 {
+        scheduler.submit(hurried(id, 0, 4)).unwrap();
+        play(&mut scheduler, &mut step, 1, &mut updates);
+    }
+    let num_before = |wanted| ends(&updates).iter().position(|&id| id == wanted).expect("it had its turn");
+    assert_eq!((num_before(0), num_before(1)), (100, 101));
 }

@@ -36,7 +36,7 @@ pub use executor::FakeExecutor;
 pub use faults::Faults;
 pub use fragmentation::{FragmentationFigures, NUM_POOL_SLOTS, Scheme, simulate_memory};
 pub use model::{Completion, FakeModel};
-pub use overload::{MAX_MEAN_ITL, MAX_TTFT, OverloadFigures, capacity, simulate_load};
+pub use overload::{LONG_PROMPT, MAX_MEAN_ITL, MAX_TTFT, OverloadFigures, capacity, simulate_load};
 pub use random::Random;
 pub use replay::{Replayed, replay};
 pub use run::{Report, Transcript, run, run_with_journal};

@@ -20,6 +20,8 @@ use crate::{Random, StepCost};
 pub const MAX_TTFT: Duration = Duration::from_secs(1);
 /// and whose other tokens come at this distance on average.
 pub const MAX_MEAN_ITL: Duration = Duration::from_millis(50);
+/// A prompt of more tokens is a long one; about one in four is.
+pub const LONG_PROMPT: u32 = 256;
 /// How long requests come.
 const SPAN: Duration = Duration::from_secs(120);
 /// Requests that come before this find an engine that is not yet as full as it will be, and do not count.
@@ -36,6 +38,8 @@ pub struct OverloadFigures {
     pub completed: f64,
     /// Median time to the first token of requests that got one.
     pub median_ttft: Duration,
+    /// Of requests with a [long prompt](LONG_PROMPT), the share that was served in time.
+    pub goodput_of_long: f64,
 }
 
 /// Requests a second that the machine can serve when enough of them wait and nobody is in a hurry.
@@ -81,17 +85,20 @@ pub fn simulate_load(seed: u64, cost: &StepCost, requests_per_second: f64) -> Ov
         |is_counted: fn(&Client) -> bool| counted.iter().filter(|client| is_counted(client)).count() as f64 / seconds;
     let mut ttfts: Vec<Duration> = counted.iter().filter_map(|client| client.ttft()).collect();
     ttfts.sort_unstable();
+    let long = || counted.iter().filter(|client| client.num_prompt_tokens > LONG_PROMPT);
     OverloadFigures {
         offered: rate(|_| true),
         goodput: rate(Client::is_in_time),
         completed: rate(Client::is_complete),
         median_ttft: ttfts.get(ttfts.len() / 2).copied().unwrap_or_default(),
+        goodput_of_long: long().filter(|client| client.is_in_time()).count() as f64 / long().count().max(1) as f64,
     }
 }
 
 /// What a client saw.
 struct Client {
     arrival: Timestamp,
+    num_prompt_tokens: u32,
     num_wanted: u32,
     num_tokens: u32,
     first_token: Option<Timestamp>,
@@ -146,6 +153,7 @@ impl Run {
         self.agenda.insert((arrival, id), Command::Submit(Box::new(request_of)));
         let client = Client {
             arrival,
+            num_prompt_tokens: request.prompt.len() as u32,
             num_wanted: request.num_output_tokens,
             num_tokens: 0,
             first_token: None,

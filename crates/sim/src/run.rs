@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 use engine::{Command, EngineCore, EngineRequest, EngineStats, Event, PrefixKeys, Step, TokenLogprobs};
 use serving_types::{FinishReason, RequestClass, RequestId, StepId, TenantId, Timestamp, TokenId, Usage};
@@ -93,7 +94,8 @@ impl<'a> Run<'a> {
             let sampling = request.sampling.clone();
             // Some of everything; it counts only under a policy that looks at it.
             let class = RequestClass { tenant: TenantId(id.0 % 3), priority: id.0 as i32 % 2 };
-            let deadline = request.timeout.map(|timeout| request.arrival.after(timeout));
+            let [first_token_deadline, deadline] = [request.first_token_timeout, request.timeout]
+                .map(|timeout| timeout.map(|timeout| request.arrival.after(timeout)));
             plan(
                 request.arrival,
                 Command::Submit(Box::new(EngineRequest {
@@ -101,7 +103,7 @@ impl<'a> Run<'a> {
                     prompt,
                     sampling,
                     class,
-                    first_token_deadline: None,
+                    first_token_deadline,
                     deadline,
                 })),
             );
@@ -179,7 +181,9 @@ impl<'a> Run<'a> {
         let transcript = self.transcripts.get_mut(&id).expect("an event of a request that exists");
         assert_eq!(transcript.finished, None, "request {id} ended, and then came {event:?}");
         let request = &self.scenario.requests[id.0 as usize];
-        let is_late = request.timeout.is_some_and(|timeout| request.arrival.after(timeout) <= self.now);
+        let is_over = |timeout: Duration| request.arrival.after(timeout) <= self.now;
+        let is_late = request.timeout.is_some_and(is_over)
+            || (transcript.tokens.is_empty() && request.first_token_timeout.is_some_and(is_over));
         assert!(
             !is_late || matches!(event, Event::Finished { .. }),
             "after the deadline of request {id} came {event:?}"
@@ -236,7 +240,10 @@ impl<'a> Run<'a> {
                 let may_cancel = request.cancel_at.is_some() || request.cancel_after_tokens.is_some();
                 assert!(may_cancel || self.scenario.drain.is_some(), "nobody cancelled");
             }
-            FinishReason::Deadline => assert!(request.timeout.is_some(), "there was no deadline"),
+            FinishReason::Deadline => {
+                let has_first = request.first_token_timeout.is_some() && seen.tokens.is_empty();
+                assert!(request.timeout.is_some() || has_first, "there was no deadline");
+            }
             FinishReason::Failed(cause) => assert!(may_fail, "nothing was to fail, but: {cause}"),
         }
         self.check_logprobs(request, seen);

@@ -40,6 +40,8 @@ pub struct SimRequest {
     pub sampling: Arc<SamplingParams>,
     /// How long after its arrival it is ended.
     pub timeout: Option<Duration>,
+    /// How long after its arrival it is ended if it has no token by then.
+    pub first_token_timeout: Option<Duration>,
     /// When it cancels.
     pub cancel_at: Option<Timestamp>,
     /// It also cancels once it has seen so many tokens, as a client does that has found a stop string.
@@ -56,6 +58,7 @@ impl SimRequest {
             prompt,
             sampling: Arc::new(sampling),
             timeout: None,
+            first_token_timeout: None,
             cancel_at: None,
             cancel_after_tokens: None,
         }

@@ -22,10 +22,11 @@ const SIMPLER_RUN: [fn(&mut Scenario) -> bool; 11] = [
 ];
 
 /// The same for one of its requests.
-const SIMPLER_REQUEST: [fn(&mut SimRequest) -> bool; 11] = [
+const SIMPLER_REQUEST: [fn(&mut SimRequest) -> bool; 12] = [
     |request| clear(&mut request.cancel_at),
     |request| clear(&mut request.cancel_after_tokens),
     |request| clear(&mut request.timeout),
+    |request| clear(&mut request.first_token_timeout),
     |request| clear(&mut request.salt),
     |request| core::mem::take(&mut request.arrival) != Timestamp(0),
     |request| {

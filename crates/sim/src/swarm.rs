@@ -45,6 +45,7 @@ impl Scenario {
         let drain = (drain > 0).then(|| (Timestamp(0).after(ms(random.pick(0..=60))), ms(random.pick(0..=60))));
         let mut scenario = Self { model_seed: seed, limits, config, faults, requests, clears: Vec::new(), drain };
         scenario.add_trouble(&mut Random::new(mix(seed, 1)));
+        scenario.add_hurry(&mut Random::new(mix(seed, 2)));
         scenario
     }
 
@@ -92,6 +93,15 @@ impl Scenario {
         }
         if random.chance(100) {
             self.clears = (0..random.pick(1..=4)).map(|_| Timestamp(0).after(ms(random.pick(0..=100)))).collect();
+        }
+    }
+
+    /// Some must have their first token by some time.
+    fn add_hurry(&mut self, random: &mut Random) {
+        if random.chance(300) {
+            for request in &mut self.requests {
+                request.first_token_timeout = random.chance(500).then(|| ms(random.pick(0..=100)));
+            }
         }
     }
 
