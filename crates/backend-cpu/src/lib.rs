@@ -38,7 +38,7 @@ use core::ops::Range;
 use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams};
 use tensor_backend::{
     AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
-    RmsNorm, RopeAppend, Sample, SlotHistory, StepInputs, WeightPart, WeightRole,
+    RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart, WeightRole,
 };
 
 use crate::ops::ProductScratch;
@@ -114,6 +114,7 @@ impl Backend for CpuBackend {
     type Inputs = Inputs;
     type Sampler = Sampler;
     type Samples = Samples;
+    type Graph = core::convert::Infallible;
     type Error = CpuError;
 
     fn describe(&self) -> String {
@@ -191,13 +192,13 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Sampler, CpuError> {
-        let sampler = Sampler::new(slots, vocab_size, self.cores.pool.num_threads())?;
+    fn new_sampler(&mut self, limits: &SamplerLimits) -> Result<Sampler, CpuError> {
+        let sampler = Sampler::new(limits.max_slots, limits.vocab_size, self.cores.pool.num_threads())?;
         Ok(self.count(sampler, Sampler::bytes))
     }
 
-    fn planned_sampler_bytes(&self, slots: usize, vocab_size: usize) -> u64 {
-        Sampler::planned_bytes(slots, vocab_size, self.cores.pool.num_threads())
+    fn planned_sampler_bytes(&self, limits: &SamplerLimits) -> u64 {
+        Sampler::planned_bytes(limits.max_slots, limits.vocab_size, self.cores.pool.num_threads())
     }
 
     fn open_slot(
@@ -228,6 +229,17 @@ impl Backend for CpuBackend {
     ) -> Result<(), CpuError> {
         ops::read_samples(samples, row_jobs, output);
         Ok(())
+    }
+
+    fn record(
+        &mut self,
+        _enqueue: impl FnOnce(&mut Self) -> Result<(), CpuError>,
+    ) -> Result<core::convert::Infallible, CpuError> {
+        unreachable!("the CPU names no numbers of rows to record")
+    }
+
+    fn replay(&mut self, graph: &core::convert::Infallible) -> Result<(), CpuError> {
+        match *graph {}
     }
 
     fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), CpuError> {

@@ -8,8 +8,8 @@ use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use model_format::TensorFormat;
 use serving_types::{BatchOutput, RowSlot, SamplingParams};
 use tensor_backend::{
-    Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, LogitChoice, LogitJob, MatMul,
-    PagedAttention, RmsNorm, RopeAppend, RowOrder, Sample, SlotHistory, StepInputs, TableUpdate, WeightPart,
+    AttentionLayout, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, LogitChoice, LogitJob, MatMul,
+    PagedAttention, RmsNorm, RopeAppend, RowOrder, Sample, SamplerLimits, SlotHistory, StepInputs, TableUpdate, WeightPart,
     WeightRole,
 };
 
@@ -95,9 +95,11 @@ fn a_repeated_step_allocates_nothing() {
     let layout =
         KvLayout { num_layers: 1, num_blocks: 4, block_size: 16, num_kv_heads: 2, head_dim: 32, element: Element::F16 };
     let mut kv = backend.alloc_kv(&layout).unwrap();
-    let limits = InputLimits { max_tokens: TOKENS, max_slots: 2, max_blocks_per_slot: 4, max_jobs: TOKENS };
+    let attention =
+        AttentionLayout { num_heads: 2, num_kv_heads: 2, head_dim: 32, block_size: 16, sliding_window: None };
+    let limits = InputLimits { max_tokens: TOKENS, max_slots: 2, max_blocks_per_slot: 4, max_jobs: TOKENS, attention };
     let mut inputs = backend.new_inputs(&limits).unwrap();
-    let mut sampler = backend.new_sampler(2, VOCAB).unwrap();
+    let mut sampler = backend.new_sampler(&SamplerLimits { max_slots: 2, vocab_size: VOCAB, max_context_len: 64 }).unwrap();
     let mut samples = backend.new_samples(TOKENS, 3).unwrap();
     for slot in 0..2 {
         let history = SlotHistory { tokens: &[1, 2, 3], num_prompt_tokens: 3 };

@@ -5,7 +5,7 @@ use backend_cpu::{Buffer, CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
 use serving_types::RowSlot;
 use tensor_backend::{
-    Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
+    AttentionLayout, Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
     RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
 };
 
@@ -136,7 +136,8 @@ impl Heads {
             element,
         };
         let mut kv = backend.alloc_kv(&layout).unwrap();
-        let limits = InputLimits { max_tokens: 140, max_slots: 2, max_blocks_per_slot, max_jobs: 1 };
+        let attention = AttentionLayout { num_heads, num_kv_heads, head_dim, block_size, sliding_window: None };
+        let limits = InputLimits { max_tokens: 140, max_slots: 2, max_blocks_per_slot, max_jobs: 1, attention };
         let mut inputs = backend.new_inputs(&limits).unwrap();
         let mut next = words(head_dim as u64);
         let mut matrix = |backend: &mut CpuBackend, rows: usize, cols: usize| {

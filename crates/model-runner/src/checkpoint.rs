@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use model_format::{ConfigSource, Gguf, ModelConfig, RopeScaling, Safetensors, TensorFormat, TensorInfo};
-use tensor_backend::RowOrder;
+use tensor_backend::{RandomElements, RowOrder};
 
 use crate::{
     ModelError, dummy,
@@ -190,6 +190,20 @@ impl<'a> Checkpoint<'a> {
     pub(crate) fn describe(&self, id: TensorId) -> (TensorFormat, &[usize]) {
         let tensor = &self.tensors[&id];
         (tensor.format, &tensor.shape)
+    }
+
+    /// Stored size of a tensor that the architecture has.
+    pub(crate) fn num_bytes(&self, id: TensorId) -> usize {
+        self.tensors[&id].num_bytes()
+    }
+
+    /// The elements of a matrix that no file holds.
+    pub(crate) fn random_elements(&self, id: TensorId) -> Option<RandomElements> {
+        let tensor = &self.tensors[&id];
+        match (&tensor.data, tensor.shape.as_slice()) {
+            (Data::Random(seed), &[_, cols]) => Some(dummy::elements(*seed, cols)),
+            _ => None,
+        }
     }
 
     /// Bytes of a tensor that the architecture has: borrowed from the file, or made.

@@ -82,13 +82,29 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
 
     /// The tensors' rows as one weight.
     pub(crate) fn weight(&mut self, ids: &[TensorId], role: WeightRole) -> Result<B::Weight, ModelError> {
-        let bytes: Vec<Cow<'a, [u8]>> = ids.iter().map(|id| self.checkpoint.bytes(*id)).collect();
-        let parts: Vec<WeightPart<'_>> =
-            ids.iter().zip(&bytes).map(|(id, bytes)| part(self.checkpoint, *id, bytes)).collect();
-        let weight = self.backend.load_weight(&parts, role).map_err(ModelError::backend)?;
+        let weight = match self.random_weight(ids, role)? {
+            Some(weight) => weight,
+            None => {
+                let bytes: Vec<Cow<'a, [u8]>> = ids.iter().map(|id| self.checkpoint.bytes(*id)).collect();
+                let parts: Vec<WeightPart<'_>> =
+                    ids.iter().zip(&bytes).map(|(id, bytes)| part(self.checkpoint, *id, bytes)).collect();
+                self.backend.load_weight(&parts, role).map_err(ModelError::backend)?
+            }
+        };
         self.taken.put(Line::Weights, self.backend);
-        self.advance(&bytes);
+        for id in ids {
+            self.advance(self.checkpoint.num_bytes(*id));
+        }
         Ok(weight)
+    }
+
+    /// A weight that the device makes itself: none if a file holds it, or if the device makes none.
+    fn random_weight(&mut self, ids: &[TensorId], role: WeightRole) -> Result<Option<B::Weight>, ModelError> {
+        let parts = ids.iter().map(|id| Some((part(self.checkpoint, *id, &[]), self.checkpoint.random_elements(*id)?)));
+        match parts.collect::<Option<Vec<_>>>() {
+            Some(parts) => self.backend.load_random_weight(&parts, role).map_err(ModelError::backend),
+            None => Ok(None),
+        }
     }
 
     /// Vectors of a layer, one after another, as one f32 row.
@@ -107,7 +123,7 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
             dequantize(format, &bytes, &mut stored);
             let order = self.checkpoint.row_order(*id);
             values.extend((0..stored.len()).map(|i| stored[order.stored_row(i)]));
-            self.advance(&[bytes]);
+            self.advance(bytes.len());
         }
         let mut buffer = self.backend.alloc(1, values.len(), Element::F32).map_err(ModelError::backend)?;
         self.taken.put(Line::Vectors, self.backend);
@@ -129,8 +145,8 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
         Ok(buffer)
     }
 
-    fn advance(&mut self, loaded: &[Cow<'_, [u8]>]) {
-        self.bytes.bytes_done += loaded.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+    fn advance(&mut self, loaded_bytes: usize) {
+        self.bytes.bytes_done += loaded_bytes as u64;
         (self.progress)(self.bytes);
     }
 }

@@ -78,7 +78,6 @@ pub fn plan_memory<B: Backend>(
         checkpoint.tensors().filter(|tensor| tensor.shape.len() == 1).map(|tensor| tensor.shape[0]).sum();
     let rope_elements = runner.max_model_len as usize * model.head_dim as usize;
     let samples_bytes = backend.planned_samples_bytes(runner.max_jobs(), runner.max_top_logprobs as usize);
-    let max_slots = runner.max_batch_rows as usize;
     let mut lines = vec![
         (Line::Weights, planned_weight_bytes(backend, checkpoint)),
         (Line::Vectors, (vector_elements * Element::F32.bytes()) as u64),
@@ -86,8 +85,8 @@ pub fn plan_memory<B: Backend>(
         (Line::Activations, shapes.activation_bytes(backend.activation_element())),
         (Line::Logits, shapes.logit_bytes()),
         (Line::Scratch, planned_scratch_bytes(backend, checkpoint, runner)),
-        (Line::StepInputs, backend.planned_inputs_bytes(&runner.input_limits())),
-        (Line::Sampler, backend.planned_sampler_bytes(max_slots, model.vocab_size as usize)),
+        (Line::StepInputs, backend.planned_inputs_bytes(&runner.input_limits(model))),
+        (Line::Sampler, backend.planned_sampler_bytes(&runner.sampler_limits(model))),
         (Line::Samples, samples_bytes * u64::from(backend.max_steps_in_flight())),
     ];
     let block_bytes = kv_layout(checkpoint, runner).block_bytes();

@@ -1,11 +1,14 @@
 //! The executor: one model on one backend, its memory, and the steps in flight. Knows batches, not who plans them.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
 
 use serving_types::{
-    Batch, BatchOutput, CopyId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, StepId,
+    Batch, BatchOutput, CopyId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, RowSlot, StepId,
 };
-use tensor_backend::{Backend, Sample, SlotHistory};
+use tensor_backend::{Backend, Sample, SlotHistory, StepInputs};
 
 use crate::{
     Checkpoint, LoadProgress, ModelError, RunnerConfig,
@@ -25,6 +28,8 @@ pub struct ModelRunner<B: Backend> {
     inputs: B::Inputs,
     sampler: B::Sampler,
     preparation: InputPreparation,
+    /// Recorded decode steps, by their rows.
+    graphs: BTreeMap<usize, B::Graph>,
     /// Steps that are launched and not finished, oldest first.
     in_flight: VecDeque<Lane<B>>,
     /// Lanes without a step. Together with those in flight there are `max_steps_in_flight` of them.
@@ -74,10 +79,10 @@ impl<B: Backend> ModelRunner<B> {
         let activations = Activations::alloc(&mut backend, &shapes, &mut taken)?;
         backend.reserve_scratch(plan.bytes(Line::Scratch)).map_err(ModelError::backend)?;
         taken.put(Line::Scratch, &backend);
-        let inputs = backend.new_inputs(&config.input_limits()).map_err(ModelError::backend)?;
+        let inputs = backend.new_inputs(&config.input_limits(checkpoint.config())).map_err(ModelError::backend)?;
         taken.put(Line::StepInputs, &backend);
-        let (max_slots, vocab_size) = (config.max_batch_rows as usize, limits.vocab_size as usize);
-        let sampler = backend.new_sampler(max_slots, vocab_size).map_err(ModelError::backend)?;
+        let sampler =
+            backend.new_sampler(&config.sampler_limits(checkpoint.config())).map_err(ModelError::backend)?;
         taken.put(Line::Sampler, &backend);
         let idle = (0..limits.max_steps_in_flight)
             .map(|_| Lane::new(&mut backend, config))
@@ -86,7 +91,7 @@ impl<B: Backend> ModelRunner<B> {
         let kv = backend.alloc_kv(&kv_layout(checkpoint, config)).map_err(ModelError::backend)?;
         taken.put(Line::KvBlocks, &backend);
         taken.check(&plan)?;
-        Ok(Self {
+        let mut runner = Self {
             allocated_bytes: backend.allocated_bytes(),
             backend,
             decoder,
@@ -95,12 +100,15 @@ impl<B: Backend> ModelRunner<B> {
             inputs,
             sampler,
             preparation: InputPreparation::new(limits),
+            graphs: BTreeMap::new(),
             in_flight: VecDeque::with_capacity(idle.len()),
             idle,
             limits,
             logit_rows: config.logit_rows(),
             memory: plan.entries,
-        })
+        };
+        runner.record_decodes().map_err(ModelError::backend)?;
+        Ok(runner)
     }
 
     /// What the model runs on, for a person.
@@ -123,43 +131,97 @@ impl<B: Backend> ModelRunner<B> {
         }
         let prepared = self.preparation.inputs();
         self.backend.upload(&mut self.inputs, prepared)?;
-        let mut step = StepState {
+        let rows = self.backend.padded_rows(&self.inputs, prepared);
+        match self.graphs.get(&rows).filter(|_| prepared.is_decode()) {
+            Some(graph) => {
+                self.backend.replay(graph)?;
+                self.sample(0..prepared.jobs.len(), lane)?;
+            }
+            None => self.enqueue_ops(rows, lane)?,
+        }
+        debug_assert_eq!(self.backend.allocated_bytes(), self.allocated_bytes, "a step takes no device memory");
+        Ok(())
+    }
+
+    /// The model's ops for `rows` rows of the prepared step, then its logits and choices, in slices that fit the logits
+    /// buffer. A step that is all prompt and no score has none.
+    fn enqueue_ops(&mut self, rows: usize, lane: &mut Lane<B>) -> Result<(), B::Error> {
+        let prepared = self.preparation.inputs();
+        let num_jobs = prepared.jobs.len();
+        // As many logits as the recorded step has, so that both give the same bits.
+        let job_rows = if prepared.is_decode() { rows } else { num_jobs };
+        let (decoder, mut step) = self.step(rows);
+        decoder.forward(&mut step)?;
+        for start in (0..num_jobs).step_by(self.logit_rows) {
+            let end = start + self.logit_rows;
+            let (decoder, mut step) = self.step(rows);
+            decoder.logits(&mut step, start..job_rows.min(end))?;
+            self.sample(start..num_jobs.min(end), lane)?;
+        }
+        Ok(())
+    }
+
+    /// Chooses for a slice of the step's jobs, whose logits have been computed.
+    fn sample(&mut self, jobs: Range<usize>, lane: &mut Lane<B>) -> Result<(), B::Error> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        self.backend.sample(Sample {
+            inputs: &self.inputs,
+            jobs,
+            logits: &mut self.activations.logits,
+            sampler: &mut self.sampler,
+            samples: &mut lane.samples,
+        })
+    }
+
+    /// The decoder, and what a step of `rows` rows works on.
+    fn step(&mut self, rows: usize) -> (&Decoder<B>, StepState<'_, B>) {
+        let step = StepState {
             backend: &mut self.backend,
             activations: &mut self.activations,
             inputs: &self.inputs,
             sampler: &self.sampler,
             kv: &mut self.kv,
-            rows: prepared.num_tokens(),
+            rows,
         };
-        self.decoder.forward(&mut step)?;
-        self.enqueue_jobs(lane)?;
-        debug_assert_eq!(self.backend.allocated_bytes(), self.allocated_bytes, "a step takes no device memory");
-        Ok(())
+        (&self.decoder, step)
     }
 
-    /// Logits and choices, in slices that fit the logits buffer. A step that is all prompt and no score has none.
-    fn enqueue_jobs(&mut self, lane: &mut Lane<B>) -> Result<(), B::Error> {
-        let num_jobs = self.preparation.inputs().jobs.len();
-        for start in (0..num_jobs).step_by(self.logit_rows) {
-            let jobs = start..num_jobs.min(start + self.logit_rows);
-            let mut step = StepState {
-                backend: &mut self.backend,
-                activations: &mut self.activations,
-                inputs: &self.inputs,
-                sampler: &self.sampler,
-                kv: &mut self.kv,
-                rows: 0,
-            };
-            self.decoder.logits(&mut step, jobs.clone())?;
-            self.backend.sample(Sample {
-                inputs: &self.inputs,
-                jobs,
-                logits: &mut self.activations.logits,
-                sampler: &mut self.sampler,
-                samples: &mut lane.samples,
+    /// Records the decode steps that the backend names, each after it has run once: nothing is loaded, chosen or taken
+    /// later. They run on made-up rows, whose KV goes to block 0 before anybody has it.
+    fn record_decodes(&mut self) -> Result<(), B::Error> {
+        for rows in self.backend.graph_rows(&self.inputs) {
+            if rows > self.logit_rows {
+                break;
+            }
+            self.backend.upload(&mut self.inputs, &made_up_decode(rows))?;
+            let (decoder, mut step) = self.step(rows);
+            decoder.forward(&mut step)?;
+            decoder.logits(&mut step, 0..rows)?;
+            let Self { backend, decoder, activations, inputs, sampler, kv, .. } = self;
+            let graph = backend.record(|backend| {
+                let mut step = StepState { backend, activations, inputs, sampler, kv, rows };
+                decoder.forward(&mut step)?;
+                decoder.logits(&mut step, 0..rows)
             })?;
+            self.graphs.insert(rows, graph);
         }
         Ok(())
+    }
+}
+
+/// A decode step of one token a slot, at the start of its context.
+fn made_up_decode(rows: usize) -> StepInputs {
+    let indices = || 0..rows as u32;
+    StepInputs {
+        token_ids: vec![0; rows],
+        positions: vec![0; rows],
+        token_rows: indices().collect(),
+        row_starts: (0..=rows as u32).collect(),
+        row_slots: indices().map(RowSlot).collect(),
+        context_lens: vec![1; rows],
+        ..StepInputs::default()
     }
 }
 

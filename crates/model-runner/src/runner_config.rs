@@ -1,6 +1,9 @@
 //! What a runner may take and hold: limits and element types. Knows no flags or defaults of the command line.
 
-use tensor_backend::{Element, InputLimits};
+use std::ops::RangeInclusive;
+
+use model_format::ModelConfig;
+use tensor_backend::{AttentionLayout, Element, InputLimits, SamplerLimits};
 
 use crate::ModelError;
 
@@ -25,9 +28,9 @@ pub struct RunnerConfig {
     pub max_top_logprobs: u32,
 }
 
-/// Logit rows that are computed at once, if the limit on rows a step is not larger. A scored prompt goes through in
-/// slices of this many rows, so that its logits never need more memory.
-const MIN_LOGIT_ROWS: usize = 64;
+/// Logit rows that are computed at once: as many as rows a step, within these bounds. More go through in slices, so that
+/// logits never need more memory.
+const LOGIT_ROWS: RangeInclusive<usize> = 64..=256;
 
 impl RunnerConfig {
     /// Most logit jobs a step: every new token may be scored and every row may sample.
@@ -35,18 +38,34 @@ impl RunnerConfig {
         self.max_batch_tokens as usize + self.max_batch_rows as usize
     }
 
-    /// Rows of the logits buffer. All rows' samples fit at once.
+    /// Rows of the logits buffer.
     pub(crate) fn logit_rows(&self) -> usize {
-        self.max_jobs().min(MIN_LOGIT_ROWS.max(self.max_batch_rows as usize))
+        self.max_jobs().min((self.max_batch_rows as usize).clamp(*LOGIT_ROWS.start(), *LOGIT_ROWS.end()))
     }
 
     /// Sizes of the device's mirror of a step's inputs.
-    pub(crate) fn input_limits(&self) -> InputLimits {
+    pub(crate) fn input_limits(&self, model: &ModelConfig) -> InputLimits {
         InputLimits {
+            attention: AttentionLayout {
+                num_heads: model.num_heads as usize,
+                num_kv_heads: model.num_kv_heads as usize,
+                head_dim: model.head_dim as usize,
+                block_size: self.block_size as usize,
+                sliding_window: model.sliding_window.map(|window| window as usize),
+            },
             max_tokens: self.max_batch_tokens as usize,
             max_slots: self.max_batch_rows as usize,
             max_blocks_per_slot: self.max_model_len.div_ceil(self.block_size) as usize,
             max_jobs: self.max_jobs(),
+        }
+    }
+
+    /// Sizes of the sampling state.
+    pub(crate) fn sampler_limits(&self, model: &ModelConfig) -> SamplerLimits {
+        SamplerLimits {
+            max_slots: self.max_batch_rows as usize,
+            vocab_size: model.vocab_size as usize,
+            max_context_len: self.max_model_len as usize,
         }
     }
 

@@ -13,6 +13,23 @@ pub struct InputLimits {
     pub max_blocks_per_slot: usize,
     /// Most logit jobs a step.
     pub max_jobs: usize,
+    /// Whose attention the inputs are planned for.
+    pub attention: AttentionLayout,
+}
+
+/// What all layers' attention has in common, as far as a backend plans its work from it once a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttentionLayout {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key-value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// Positions a token sees, itself included; `None`: all before it.
+    pub sliding_window: Option<usize>,
 }
 
 /// One step's inputs, as arrays that are refilled in place.
@@ -62,6 +79,13 @@ impl StepInputs {
     #[must_use]
     pub fn num_rows(&self) -> usize {
         self.row_slots.len()
+    }
+
+    /// Whether each row brings one token, and asks for its logits at most once: then the step has one shape for each
+    /// number of rows.
+    #[must_use]
+    pub fn is_decode(&self) -> bool {
+        self.num_tokens() == self.num_rows() && self.jobs.len() <= self.num_rows()
     }
 }
 

@@ -21,13 +21,13 @@ mod ops;
 mod rope;
 mod weights;
 
-pub use inputs::{InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
+pub use inputs::{AttentionLayout, InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
 pub use memory::{Element, KvLayout};
 pub use ops::{
     AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend, Sample,
 };
 pub use rope::RotaryFrequencies;
-pub use weights::{RowOrder, WeightPart, WeightRole};
+pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
 
 use core::ops::Range;
 use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams, TokenId};
@@ -52,6 +52,8 @@ pub trait Backend: Sized + Send {
     type Sampler: Send;
     /// Results of one step's [`Sample`] ops, kept until read.
     type Samples: Send;
+    /// Ops that were recorded, to be enqueued again as a whole.
+    type Graph: Send;
     /// Why an op, an allocation or an upload failed.
     type Error: std::error::Error + Send + Sync + 'static;
 
@@ -94,6 +96,19 @@ pub trait Backend: Sized + Send {
     /// Out of memory, or a format that this backend cannot multiply: named, never converted silently.
     fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Self::Weight, Self::Error>;
 
+    /// As [`load_weight`](Self::load_weight), with elements that the device makes itself: those that
+    /// [`RandomElements`] defines, seeded for each part. `None` if it makes none; then they come by way of the host.
+    ///
+    /// # Errors
+    /// As for [`load_weight`](Self::load_weight).
+    fn load_random_weight(
+        &mut self,
+        _parts: &[(WeightPart<'_>, RandomElements)],
+        _role: WeightRole,
+    ) -> Result<Option<Self::Weight>, Self::Error> {
+        Ok(None)
+    }
+
     /// Bytes that [`Backend::load_weight`] will take for parts of these shapes. Their `bytes` are not looked at.
     fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole) -> u64;
 
@@ -124,20 +139,27 @@ pub trait Backend: Sized + Send {
     /// Bytes that [`Backend::new_inputs`] will take.
     fn planned_inputs_bytes(&self, limits: &InputLimits) -> u64;
 
+    /// Rows that the ops of this step are given: its tokens, and padding behind them where a backend works on certain sizes
+    /// only. [`upload`](Self::upload) supplies the padding; what ops make of it is undefined and changes nothing else. If the
+    /// step [is a decode](StepInputs::is_decode), its logit jobs are padded to as many.
+    fn padded_rows(&self, _inputs: &Self::Inputs, step: &StepInputs) -> usize {
+        step.num_tokens()
+    }
+
     /// Sends one step's inputs and applies its table updates.
     ///
     /// # Errors
     /// The transfer failed.
     fn upload(&mut self, inputs: &mut Self::Inputs, step: &StepInputs) -> Result<(), Self::Error>;
 
-    /// Sampling state for `slots` row slots over a vocabulary of `vocab_size`.
+    /// Sampling state of all row slots.
     ///
     /// # Errors
     /// Out of memory.
-    fn new_sampler(&mut self, slots: usize, vocab_size: usize) -> Result<Self::Sampler, Self::Error>;
+    fn new_sampler(&mut self, limits: &SamplerLimits) -> Result<Self::Sampler, Self::Error>;
 
     /// Bytes that [`Backend::new_sampler`] will take, without what each owner of a slot brings: its parameters and history.
-    fn planned_sampler_bytes(&self, slots: usize, vocab_size: usize) -> u64;
+    fn planned_sampler_bytes(&self, limits: &SamplerLimits) -> u64;
 
     /// Gives a slot a new owner. `history` is all of its tokens so far, the first `num_prompt_tokens` of them prompt; it
     /// is empty if `params` has no penalties.
@@ -174,6 +196,30 @@ pub trait Backend: Sized + Send {
         row_jobs: &[Range<u32>],
         output: &mut BatchOutput,
     ) -> Result<(), Self::Error>;
+
+    // Graphs. Where launching an op costs the host about as much as the device, steps that come again and again are recorded.
+
+    /// The numbers of rows for which decode steps are worth recording, ascending; [`padded_rows`](Self::padded_rows) pads to
+    /// these. None by default.
+    fn graph_rows(&self, _inputs: &Self::Inputs) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Records the ops that `enqueue` enqueues, instead of running them. They have run before with the same buffers, so that
+    /// all is ready.
+    ///
+    /// # Errors
+    /// An op cannot be recorded.
+    fn record(
+        &mut self,
+        enqueue: impl FnOnce(&mut Self) -> Result<(), Self::Error>,
+    ) -> Result<Self::Graph, Self::Error>;
+
+    /// Enqueues recorded ops.
+    ///
+    /// # Errors
+    /// As for the ops.
+    fn replay(&mut self, graph: &Self::Graph) -> Result<(), Self::Error>;
 
     // Ops
 
@@ -236,6 +282,17 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// The op could not be enqueued.
     fn copy_blocks(&mut self, kv: &mut Self::Kv, copies: &[BlockCopy]) -> Result<(), Self::Error>;
+}
+
+/// Sizes of a [`Backend::Sampler`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SamplerLimits {
+    /// Row slots.
+    pub max_slots: usize,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Longest context of a slot's owner, in tokens.
+    pub max_context_len: usize,
 }
 
 /// What a slot's new owner has behind it.

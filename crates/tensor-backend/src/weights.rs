@@ -45,6 +45,33 @@ impl RowOrder {
     }
 }
 
+/// Elements that are a function of a seed and of their index in the matrix, row by row: uniform in `[-bound, bound)`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RandomElements {
+    /// Chooses the function.
+    pub seed: u64,
+    /// Largest size of an element.
+    pub bound: f32,
+}
+
+impl RandomElements {
+    /// Element `index`: the upper 24 bits of SplitMix64 (Steele, Lea and Flood, 2014) at state `seed + index`.
+    #[must_use]
+    pub fn element(self, index: u64) -> f32 {
+        let unit = (split_mix64(self.seed.wrapping_add(index)) >> 40) as f32 * (2.0 / (1_u64 << 24) as f32) - 1.0;
+        self.bound * unit
+    }
+}
+
+/// The output function of SplitMix64 at state `x`.
+#[must_use]
+pub fn split_mix64(x: u64) -> u64 {
+    let mut z = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 /// What a weight is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WeightRole {

@@ -10,7 +10,7 @@ use super::fixture::{
 };
 use super::reference::{attend, rms_norm, rotate};
 use super::shapes::{ATTENTION, ATTENTION_STEPS, AttentionShape};
-use crate::{Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies};
+use crate::{AttentionLayout, Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies};
 
 const NUM_LAYERS: usize = 2;
 
@@ -89,6 +89,13 @@ impl Scene {
             max_slots: self.rows.len(),
             max_blocks_per_slot: self.num_blocks,
             max_jobs: 1,
+            attention: AttentionLayout {
+                num_heads: self.shape.num_heads,
+                num_kv_heads: self.shape.num_kv_heads,
+                head_dim: self.shape.head_dim,
+                block_size: self.shape.block_size,
+                sliding_window: self.shape.sliding_window,
+            },
         };
         let mut identity = vec![1.0; pool_tokens * self.shape.head_dim];
         for row in identity.chunks_exact_mut(self.shape.head_dim) {

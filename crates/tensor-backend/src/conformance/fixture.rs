@@ -3,7 +3,10 @@
 use model_format::TensorFormat;
 use serving_types::{RowSlot, TokenId};
 
-use crate::{Backend, Element, LogitJob, StepInputs, TableUpdate, WeightPart, WeightRole};
+use crate::{
+    AttentionLayout, Backend, Element, InputLimits, LogitJob, SamplerLimits, StepInputs, TableUpdate, WeightPart,
+    WeightRole,
+};
 
 /// A stored matrix and its exact values.
 pub(super) struct StoredMatrix {
@@ -178,6 +181,18 @@ pub(super) fn assert_same(what: &str, got: &[f32], alone: &[f32], bitwise: bool,
         let alone: Vec<f64> = alone.iter().copied().map(f64::from).collect();
         assert_close(what, got, &alone, tolerance);
     }
+}
+
+/// Room for steps without attention.
+pub(super) fn input_limits(max_tokens: usize, max_slots: usize, max_jobs: usize) -> InputLimits {
+    let attention =
+        AttentionLayout { num_heads: 1, num_kv_heads: 1, head_dim: 64, block_size: 16, sliding_window: None };
+    InputLimits { max_tokens, max_slots, max_blocks_per_slot: 4, max_jobs, attention }
+}
+
+/// Sampling state of `max_slots` slots.
+pub(super) fn sampler_limits(max_slots: usize, vocab_size: usize) -> SamplerLimits {
+    SamplerLimits { max_slots, vocab_size, max_context_len: 128 }
 }
 
 /// One row of a step.

@@ -1,7 +1,9 @@
 //! Checks that memory is taken as it was planned, and that products with reserved scratch take none.
 
 use super::Options;
-use super::fixture::{Random, StoredMatrix, buffer_of, load_weight, measured, poisoned};
+use super::fixture::{
+    Random, StoredMatrix, buffer_of, input_limits, load_weight, measured, poisoned, sampler_limits,
+};
 use crate::{Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, WeightRole};
 
 /// Buffers, KV pools, step inputs, samplers and samples take the bytes that were planned; products of every format take
@@ -19,13 +21,14 @@ pub fn check_memory<B: Backend>(backend: &mut B, options: &Options) {
         measured(backend, "a KV pool", layout.total_bytes(), |backend| backend.alloc_kv(&layout));
     }
     for (max_tokens, max_slots, max_blocks_per_slot, max_jobs) in [(1, 1, 1, 1), (100, 7, 33, 107), (3, 64, 1, 5)] {
-        let limits = InputLimits { max_tokens, max_slots, max_blocks_per_slot, max_jobs };
+        let limits = InputLimits { max_blocks_per_slot, ..input_limits(max_tokens, max_slots, max_jobs) };
         let planned = backend.planned_inputs_bytes(&limits);
         measured(backend, "step inputs", planned, |backend| backend.new_inputs(&limits));
     }
     for (slots, vocab_size) in [(1, 3), (64, 1001)] {
-        let planned = backend.planned_sampler_bytes(slots, vocab_size);
-        measured(backend, "a sampler", planned, |backend| backend.new_sampler(slots, vocab_size));
+        let limits = sampler_limits(slots, vocab_size);
+        let planned = backend.planned_sampler_bytes(&limits);
+        measured(backend, "a sampler", planned, |backend| backend.new_sampler(&limits));
     }
     for (max_jobs, max_top) in [(1, 0), (70, 20)] {
         let planned = backend.planned_samples_bytes(max_jobs, max_top);

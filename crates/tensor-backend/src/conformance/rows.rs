@@ -4,8 +4,8 @@ use serving_types::RowSlot;
 
 use super::Options;
 use super::fixture::{
-    Random, RowSpec, StoredMatrix, activations, assert_close, assert_same, buffer_of, load_weight, parameters,
-    poisoned, read_poisoned, step_of,
+    Random, RowSpec, StoredMatrix, activations, assert_close, assert_same, buffer_of, input_limits, load_weight,
+    parameters, poisoned, read_poisoned, sampler_limits, step_of,
 };
 use super::reference;
 use super::shapes::ROW_WIDTHS;
@@ -33,7 +33,7 @@ pub fn check_buffers<B: Backend>(backend: &mut B, _options: &Options) {
 }
 
 fn limits(max_tokens: usize) -> InputLimits {
-    InputLimits { max_tokens, max_slots: 4, max_blocks_per_slot: 4, max_jobs: max_tokens }
+    input_limits(max_tokens, 4, max_tokens)
 }
 
 /// Embeddings of every format, in both roles, are the exact stored values (rounded to the activation's element).
@@ -42,7 +42,7 @@ fn limits(max_tokens: usize) -> InputLimits {
 /// If a check fails.
 pub fn check_embeddings<B: Backend>(backend: &mut B, options: &Options) {
     const VOCAB: usize = 75;
-    let sampler = backend.new_sampler(4, VOCAB).expect("a sampler");
+    let sampler = backend.new_sampler(&sampler_limits(4, VOCAB)).expect("a sampler");
     for &format in &options.formats {
         for width in ROW_WIDTHS {
             let cols = width.next_multiple_of(format.block_len());

@@ -3,9 +3,11 @@
 use serving_types::{BatchOutput, RowFault, RowSlot, SamplingParams, TokenId};
 
 use super::Options;
-use super::fixture::{Random, RowSpec, StoredMatrix, parameters, poisoned, read_poisoned, step_of};
+use super::fixture::{
+    Random, RowSpec, StoredMatrix, input_limits, parameters, poisoned, read_poisoned, sampler_limits, step_of,
+};
 use super::reference::log_softmax;
-use crate::{Backend, Embed, InputLimits, LogitChoice, LogitJob, Sample, SlotHistory, WeightRole};
+use crate::{Backend, Embed, LogitChoice, LogitJob, Sample, SlotHistory, WeightRole};
 
 const SLOTS: usize = 5;
 const MAX_TOP: usize = 8;
@@ -20,7 +22,7 @@ struct Job {
 /// Runs jobs in ops of at most `per_op` and reads them, one row a job.
 fn run<B: Backend>(backend: &mut B, sampler: &mut B::Sampler, jobs: &[Job], per_op: usize) -> BatchOutput {
     let vocab = jobs[0].logits.len();
-    let limits = InputLimits { max_tokens: jobs.len(), max_slots: SLOTS, max_blocks_per_slot: 1, max_jobs: jobs.len() };
+    let limits = input_limits(jobs.len(), SLOTS, jobs.len());
     let row = RowSpec { slot: 0, start: 0, tokens: vec![0; jobs.len()], blocks: vec![] };
     let logit_jobs: Vec<LogitJob> = jobs
         .iter()
@@ -71,7 +73,7 @@ fn largest(logits: &[f32]) -> TokenId {
 pub fn check_choices<B: Backend>(backend: &mut B, _options: &Options) {
     for vocab in [3, 40, 1000, 5003] {
         let mut random = Random::new(vocab as u64);
-        let mut sampler = backend.new_sampler(SLOTS, vocab).expect("a sampler");
+        let mut sampler = backend.new_sampler(&sampler_limits(SLOTS, vocab)).expect("a sampler");
         let greedy = SamplingParams::default();
         for slot in 0..SLOTS as u32 {
             open(backend, &mut sampler, slot, &greedy, &[]);
@@ -166,7 +168,7 @@ pub fn check_scores<B: Backend>(backend: &mut B, _options: &Options) {
     const TOLERANCE: f64 = 1e-5;
     for vocab in [3, 40, 1000, 5003] {
         let mut random = Random::new(7 + vocab as u64);
-        let mut sampler = backend.new_sampler(SLOTS, vocab).expect("a sampler");
+        let mut sampler = backend.new_sampler(&sampler_limits(SLOTS, vocab)).expect("a sampler");
         let biased = SamplingParams {
             logit_bias: vec![(1, 100.0)],
             repetition_penalty: 3.0,
@@ -218,7 +220,7 @@ pub fn check_scores<B: Backend>(backend: &mut B, _options: &Options) {
 /// If a check fails.
 pub fn check_faults<B: Backend>(backend: &mut B, _options: &Options) {
     let vocab = 37;
-    let mut sampler = backend.new_sampler(SLOTS, vocab).expect("a sampler");
+    let mut sampler = backend.new_sampler(&sampler_limits(SLOTS, vocab)).expect("a sampler");
     let everything =
         SamplingParams { min_tokens: 1, stop_token_ids: (0..vocab as u32).collect(), ..Default::default() };
     for slot in 0..SLOTS as u32 {
@@ -259,7 +261,7 @@ pub fn check_fed_tokens<B: Backend>(backend: &mut B, options: &Options) {
     let format = options.formats[0];
     let table = StoredMatrix::random(format, vocab, cols, &mut Random::new(8));
     let weight = backend.load_weight(&[table.part()], WeightRole::TiedEmbedding).expect("a weight");
-    let mut sampler = backend.new_sampler(SLOTS, vocab).expect("a sampler");
+    let mut sampler = backend.new_sampler(&sampler_limits(SLOTS, vocab)).expect("a sampler");
     for slot in 0..SLOTS as u32 {
         open(backend, &mut sampler, slot, &SamplingParams::default(), &[]);
     }
@@ -273,8 +275,7 @@ pub fn check_fed_tokens<B: Backend>(backend: &mut B, options: &Options) {
         .collect();
     let mut step = step_of(&rows, &[]);
     step.fed = vec![(0, RowSlot(4)), (3, RowSlot(3))];
-    let limits = InputLimits { max_tokens: 4, max_slots: SLOTS, max_blocks_per_slot: 1, max_jobs: 1 };
-    let mut inputs = backend.new_inputs(&limits).expect("inputs");
+    let mut inputs = backend.new_inputs(&input_limits(4, SLOTS, 1)).expect("inputs");
     backend.upload(&mut inputs, &step).expect("an upload");
     let mut out = poisoned(backend, 4, cols);
     backend
