@@ -122,12 +122,13 @@ typedef struct PwConvert {
 
 PwStatus pw_convert(const PwConvert *op, PwStream stream);
 
-/* Elements uniform in [-scale, scale), a function of seed and index alone (Philox4x32-10): random weights for benchmarks. */
+/* Element i = bound * (2 (mix(seed + i) >> 40) / 2^24 - 1), where mix is the output function of SplitMix64 (Steele, Lea and
+ * Flood, 2014), rounded to the element: random weights, as `tensor_backend::RandomElements` defines them. */
 typedef struct PwFillRandom {
   void *out;
   int64_t num_elements;
   uint64_t seed;
-  float scale;
+  float bound;
   PwElement element;
 } PwFillRandom;
 

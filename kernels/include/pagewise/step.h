@@ -22,6 +22,26 @@ typedef struct PwStepView {
   int32_t max_blocks_per_slot;
 } PwStepView;
 
+/* Words that move from the host's staging memory to one of the step's arrays. */
+typedef struct PwSegment {
+  /* First word in staging and in the arrays, and how many */
+  int32_t from;
+  int32_t to;
+  int32_t num_words;
+} PwSegment;
+
+#define PW_MAX_SEGMENTS 8
+
+/* Takes over what the host has sent: reads page-locked host memory in place, so that a step needs no transfer of its own. */
+typedef struct PwUnpack {
+  const int32_t *staging;
+  int32_t *arrays;
+  PwSegment segments[PW_MAX_SEGMENTS];
+  int32_t num_segments;
+} PwUnpack;
+
+PwStatus pw_unpack(const PwUnpack *op, PwStream stream);
+
 /* tables[slot][index] = block */
 typedef struct PwTableUpdate {
   int32_t slot;
@@ -31,7 +51,7 @@ typedef struct PwTableUpdate {
 
 /* Applies table updates. */
 typedef struct PwApplyUpdates {
-  /* [num_updates], on the device */
+  /* [num_updates], on the device or page-locked */
   const PwTableUpdate *updates;
   int32_t num_updates;
   int32_t max_blocks_per_slot;
