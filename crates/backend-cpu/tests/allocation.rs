@@ -8,9 +8,9 @@ use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use model_format::TensorFormat;
 use serving_types::{BatchOutput, RowSlot, SamplingParams};
 use tensor_backend::{
-    AttentionLayout, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, LogitChoice, LogitJob, MatMul,
-    PagedAttention, RmsNorm, RopeAppend, RowOrder, Sample, SamplerLimits, SlotHistory, StepInputs, TableUpdate, WeightPart,
-    WeightRole,
+    AttentionLayout, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, LogitChoice, LogitJob,
+    MatMul, PagedAttention, RmsNorm, RopeAppend, RowOrder, Sample, SamplerLimits, SlotHistory, StepInputs, TableUpdate,
+    WeightPart, WeightRole,
 };
 
 thread_local! {
@@ -99,7 +99,9 @@ fn a_repeated_step_allocates_nothing() {
         AttentionLayout { num_heads: 2, num_kv_heads: 2, head_dim: 32, block_size: 16, sliding_window: None };
     let limits = InputLimits { max_tokens: TOKENS, max_slots: 2, max_blocks_per_slot: 4, max_jobs: TOKENS, attention };
     let mut inputs = backend.new_inputs(&limits).unwrap();
-    let mut sampler = backend.new_sampler(&SamplerLimits { max_slots: 2, vocab_size: VOCAB, max_context_len: 64 }).unwrap();
+    let mut sampler = backend
+        .new_sampler(&SamplerLimits { max_slots: 2, vocab_size: VOCAB, max_context_len: 64, max_jobs_at_once: 1 })
+        .unwrap();
     let mut samples = backend.new_samples(TOKENS, 3).unwrap();
     for slot in 0..2 {
         let history = SlotHistory { tokens: &[1, 2, 3], num_prompt_tokens: 3 };

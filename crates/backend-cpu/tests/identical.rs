@@ -5,8 +5,8 @@ use backend_cpu::{Buffer, CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
 use serving_types::RowSlot;
 use tensor_backend::{
-    AttentionLayout, Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
-    RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
+    AttentionLayout, Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm,
+    RopeAppend, RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
 };
 
 /// xorshift64 (Marsaglia, 2003).

@@ -86,9 +86,9 @@ impl Device {
         unsafe { result::memcpy_htod_async(to.pointer, bytes, self.stream) }.during("cuMemcpyHtoDAsync")
     }
 
-    /// Copies to pinned memory, later.
-    pub(crate) fn copy_to_pinned(&self, to: &mut [u8], from: DeviceRange) -> Result<(), CudaError> {
-        assert!(to.len() <= from.bytes, "a transfer stays inside of its source");
+    /// Copies to host memory: later if it is page-locked, else before it returns.
+    pub(crate) fn copy_to_host<T: PlainData>(&self, to: &mut [T], from: DeviceRange) -> Result<(), CudaError> {
+        assert!(size_of_val(to) <= from.bytes, "a transfer stays inside of its source");
         // SAFETY: the source is live device memory of at least this length; the caller waits for the stream before it reads.
         unsafe { result::memcpy_dtoh_async(to, from.pointer, self.stream) }.during("cuMemcpyDtoHAsync")
     }
@@ -257,10 +257,6 @@ impl<T: PlainData> Pinned<T> {
     /// For kernels that read it in place.
     pub(crate) fn as_ptr(&self) -> *const T {
         self.pointer.as_ptr()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
     }
 }
 

@@ -81,8 +81,7 @@ impl<B: Backend> ModelRunner<B> {
         taken.put(Line::Scratch, &backend);
         let inputs = backend.new_inputs(&config.input_limits(checkpoint.config())).map_err(ModelError::backend)?;
         taken.put(Line::StepInputs, &backend);
-        let sampler =
-            backend.new_sampler(&config.sampler_limits(checkpoint.config())).map_err(ModelError::backend)?;
+        let sampler = backend.new_sampler(&config.sampler_limits(checkpoint.config())).map_err(ModelError::backend)?;
         taken.put(Line::Sampler, &backend);
         let idle = (0..limits.max_steps_in_flight)
             .map(|_| Lane::new(&mut backend, config))
@@ -144,7 +143,7 @@ impl<B: Backend> ModelRunner<B> {
     }
 
     /// The model's ops for `rows` rows of the prepared step, then its logits and choices, in slices that fit the logits
-    /// buffer. A step that is all prompt and no score has none.
+    /// buffer.
     fn enqueue_ops(&mut self, rows: usize, lane: &mut Lane<B>) -> Result<(), B::Error> {
         let prepared = self.preparation.inputs();
         let num_jobs = prepared.jobs.len();
@@ -152,6 +151,9 @@ impl<B: Backend> ModelRunner<B> {
         let job_rows = if prepared.is_decode() { rows } else { num_jobs };
         let (decoder, mut step) = self.step(rows);
         decoder.forward(&mut step)?;
+        if num_jobs == 0 {
+            return self.sample(0..0, lane);
+        }
         for start in (0..num_jobs).step_by(self.logit_rows) {
             let end = start + self.logit_rows;
             let (decoder, mut step) = self.step(rows);
@@ -161,11 +163,9 @@ impl<B: Backend> ModelRunner<B> {
         Ok(())
     }
 
-    /// Chooses for a slice of the step's jobs, whose logits have been computed.
+    /// Chooses for a slice of the step's jobs, whose logits have been computed. A step that is all prompt and no score has
+    /// none, and ends with an empty slice.
     fn sample(&mut self, jobs: Range<usize>, lane: &mut Lane<B>) -> Result<(), B::Error> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
         self.backend.sample(Sample {
             inputs: &self.inputs,
             jobs,

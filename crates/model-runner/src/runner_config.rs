@@ -66,6 +66,7 @@ impl RunnerConfig {
             max_slots: self.max_batch_rows as usize,
             vocab_size: model.vocab_size as usize,
             max_context_len: self.max_model_len as usize,
+            max_jobs_at_once: self.logit_rows(),
         }
     }
 

@@ -271,7 +271,8 @@ pub trait Backend: Sized + Send {
     /// The op could not be enqueued.
     fn gather_rows(&mut self, op: GatherRows<'_, Self>) -> Result<(), Self::Error>;
 
-    /// Samples or scores a range of logit jobs.
+    /// Samples or scores a range of logit jobs. A step without any has an empty range sampled, so that
+    /// [`read_samples`](Self::read_samples) waits for its end all the same.
     ///
     /// # Errors
     /// The op could not be enqueued.
@@ -293,6 +294,8 @@ pub struct SamplerLimits {
     pub vocab_size: usize,
     /// Longest context of a slot's owner, in tokens.
     pub max_context_len: usize,
+    /// Most jobs of one [`Sample`] op.
+    pub max_jobs_at_once: usize,
 }
 
 /// What a slot's new owner has behind it.

@@ -121,6 +121,9 @@ impl Outcome {
 }
 
 pub(crate) fn sample(pool: &Pool, op: Sample<'_, CpuBackend>) {
+    if op.jobs.is_empty() {
+        return;
+    }
     let Sampler { slots, workspaces, vocab_size } = op.sampler;
     let jobs = &op.inputs.step().jobs[op.jobs.clone()];
     assert_eq!(op.logits.cols(), *vocab_size);

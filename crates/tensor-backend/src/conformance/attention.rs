@@ -10,7 +10,9 @@ use super::fixture::{
 };
 use super::reference::{attend, rms_norm, rotate};
 use super::shapes::{ATTENTION, ATTENTION_STEPS, AttentionShape};
-use crate::{AttentionLayout, Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies};
+use crate::{
+    AttentionLayout, Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies,
+};
 
 const NUM_LAYERS: usize = 2;
 

@@ -192,7 +192,7 @@ pub(super) fn input_limits(max_tokens: usize, max_slots: usize, max_jobs: usize)
 
 /// Sampling state of `max_slots` slots.
 pub(super) fn sampler_limits(max_slots: usize, vocab_size: usize) -> SamplerLimits {
-    SamplerLimits { max_slots, vocab_size, max_context_len: 128 }
+    SamplerLimits { max_slots, vocab_size, max_context_len: 128, max_jobs_at_once: max_slots.max(8) }
 }
 
 /// One row of a step.

@@ -1,9 +1,7 @@
 //! Checks that memory is taken as it was planned, and that products with reserved scratch take none.
 
 use super::Options;
-use super::fixture::{
-    Random, StoredMatrix, buffer_of, input_limits, load_weight, measured, poisoned, sampler_limits,
-};
+use super::fixture::{Random, StoredMatrix, buffer_of, input_limits, load_weight, measured, poisoned, sampler_limits};
 use crate::{Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, WeightRole};
 
 /// Buffers, KV pools, step inputs, samplers and samples take the bytes that were planned; products of every format take

@@ -1,0 +1,592 @@
+//! Every op of the `Backend` trait on NVIDIA GPUs: Pagewise's own kernels for what is particular to serving, cuBLASLt for
+//! dense products.
+//!
+//! Everything is enqueued on one stream and runs later, in order; the host only waits in `read_samples`. A step's inputs lie
+//! in fixed arrays on the device, so that recorded steps can be replayed whatever they hold. Both libraries are loaded at run
+//! time: the crate builds without CUDA, and [`CudaBackend::open`] says what is missing.
+//!
+//! - `driver` is the CUDA driver in safe form; `kernels` the kernel library; `product` cuBLASLt.
+//! - `weight`, `buffer`, `inputs` and `sampler` are what lies on the device; `plan` and `sizes` how a step is cut and padded.
+//!
+//! The crate knows no models and no requests.
+
+mod buffer;
+mod driver;
+mod error;
+mod inputs;
+mod kernels;
+mod plan;
+mod product;
+mod sampler;
+mod sizes;
+mod weight;
+
+pub use buffer::{Buffer, Kv};
+pub use driver::Graph;
+pub use error::CudaError;
+pub use inputs::Inputs;
+pub use sampler::{Sampler, Samples};
+pub use weight::Weight;
+
+use core::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kernels_sys::{
+    KernelLibrary, PW_MAX_QUANTISED_ROWS, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows,
+    PwPrefillAttention, PwQuantisedEmbed, PwQuantisedExpand, PwQuantisedProduct, PwRmsNorm, PwRopeAppend, PwSiluMul,
+};
+use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams};
+use tensor_backend::{
+    AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
+    RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart, WeightRole,
+};
+
+use crate::buffer::element_code;
+use crate::driver::{Device, DeviceMemory, DeviceRange};
+use crate::kernels::Kernels;
+use crate::plan::Cuts;
+use crate::product::{ProductShape, Products};
+use crate::weight::{PartView, Uploader};
+
+/// What a [`CudaBackend`] is made from.
+#[derive(Clone, Debug)]
+pub struct CudaConfig {
+    /// Index of the GPU among those that the driver shows.
+    pub ordinal: usize,
+    /// Element of activations and dense weights: bfloat16 or half precision.
+    pub element: Element,
+    /// The kernel library; `None`: where [`kernels_sys::find`] looks.
+    pub kernels: Option<PathBuf>,
+    /// Folders with CUDA's own libraries, looked at before the usual ones.
+    pub library_folders: Vec<PathBuf>,
+}
+
+impl Default for CudaConfig {
+    fn default() -> Self {
+        Self { ordinal: 0, element: Element::BF16, kernels: None, library_folders: Vec::new() }
+    }
+}
+
+/// One GPU.
+#[derive(Debug)]
+pub struct CudaBackend {
+    element: Element,
+    description: String,
+    products: Products,
+    kernels: Kernels,
+    uploader: Uploader,
+    /// Of gated products and of quantised weights that are expanded.
+    scratch: Option<DeviceMemory>,
+    /// Bytes of everything that was handed out.
+    handed_out: u64,
+    device: Arc<Device>,
+}
+
+/// Weights are expanded in panels of at most this size.
+const MAX_PANEL_BYTES: usize = 64 << 20;
+
+impl CudaBackend {
+    /// Opens the GPU and loads all code, so that nothing is loaded later.
+    ///
+    /// # Errors
+    /// What is missing or does not fit, for the operator.
+    ///
+    /// # Panics
+    /// If `config.element` is f32, in which this backend does not compute.
+    pub fn open(config: &CudaConfig) -> Result<Self, CudaError> {
+        assert!(config.element != Element::F32, "the GPU computes in bfloat16 or half precision");
+        let device = Device::open(config.ordinal)?;
+        device.bind()?;
+        let (name, (major, minor)) = (device.name()?, device.compute_capability()?);
+        if major < 8 {
+            return Err(CudaError::TooOld { name, major, minor });
+        }
+        let library = config
+            .kernels
+            .clone()
+            .map_or_else(kernels_sys::find, Ok)
+            .and_then(|path| KernelLibrary::load(&path))
+            .map_err(CudaError::Kernels)?;
+        let kernels = Kernels::new(library, Arc::clone(&device))?;
+        let products = Products::new(&device, &config.library_folders)?;
+        let (_, total_bytes) = device.memory_bytes()?;
+        Ok(Self {
+            element: config.element,
+            description: format!(
+                "cuda, {name}, {:.0} GiB, compute {major}.{minor}",
+                total_bytes as f64 / (1_u64 << 30) as f64
+            ),
+            handed_out: products.bytes(),
+            products,
+            kernels,
+            uploader: Uploader::new(&device, config.element)?,
+            scratch: None,
+            device,
+        })
+    }
+
+    /// Bytes of the GPU's memory: free now, in all.
+    ///
+    /// # Errors
+    /// The driver does not answer.
+    pub fn memory_bytes(&self) -> Result<(u64, u64), CudaError> {
+        self.device.memory_bytes()
+    }
+
+    /// Counts what is about to be handed out.
+    fn count<T>(&mut self, new: T, bytes: fn(&T) -> u64) -> T {
+        self.handed_out += bytes(&new);
+        new
+    }
+
+    fn cuts(&self, limits: &InputLimits) -> Cuts {
+        let attention = limits.attention;
+        Cuts {
+            attention,
+            tile_tokens: self.kernels.prefill_tile_tokens(
+                attention.num_heads,
+                attention.num_kv_heads,
+                attention.head_dim,
+            ),
+        }
+    }
+
+    /// At least so many bytes of scratch. Takes more if there is less, which reserved scratch prevents.
+    fn scratch(&mut self, bytes: usize) -> Result<DeviceRange, CudaError> {
+        if self.scratch.as_ref().is_none_or(|scratch| scratch.bytes() < bytes) {
+            self.device.synchronize()?;
+            self.scratch = None;
+            self.scratch = Some(DeviceMemory::zeroed(&self.device, bytes, "scratch")?);
+        }
+        Ok(self.scratch.as_ref().expect("just taken").range())
+    }
+
+    /// `out = x · weightᵀ`, part by part. `panel` is scratch for quantised parts of many rows.
+    fn multiply(&mut self, op: &Multiply<'_>) -> Result<(), CudaError> {
+        let &Multiply { x, weight, out, out_element, rows, panel } = op;
+        let out_stride = weight.n;
+        for part in &weight.parts {
+            let column_bytes = part.first_row * out_element.bytes();
+            let shape =
+                ProductShape { rows, n: part.rows, k: weight.k, out_stride, element: self.element, out_element };
+            let quantised = match part.view(weight.k) {
+                PartView::Dense(matrix) => {
+                    let out = out.part(column_bytes, out.bytes() - column_bytes);
+                    self.products.multiply(shape, x, matrix, out)?;
+                    continue;
+                }
+                PartView::Quantised(quantised) => quantised,
+            };
+            if rows <= PW_MAX_QUANTISED_ROWS as usize {
+                self.kernels.quantised_product(&PwQuantisedProduct {
+                    weight: quantised,
+                    x: x.as_ptr(),
+                    out: out.as_ptr(),
+                    out_stride: out_stride as i64,
+                    out_offset: part.first_row as i64,
+                    rows: rows as i32,
+                    element: element_code(self.element),
+                    out_element: element_code(out_element),
+                })?;
+                continue;
+            }
+            let panel = panel.expect("scratch for panels");
+            let panel_rows = panel_rows(part.rows, weight.k, self.element);
+            for first in (0..part.rows).step_by(panel_rows) {
+                let num_rows = panel_rows.min(part.rows - first);
+                self.kernels.quantised_expand(&PwQuantisedExpand {
+                    weight: quantised,
+                    out: panel.as_ptr(),
+                    first_row: first as i32,
+                    num_rows: num_rows as i32,
+                    element: element_code(self.element),
+                })?;
+                let offset = column_bytes + first * out_element.bytes();
+                let out = out.part(offset, out.bytes() - offset);
+                self.products.multiply(ProductShape { n: num_rows, ..shape }, x, panel, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What both ways of computing attention share.
+    fn attention(&self, op: &PagedAttention<'_, Self>) -> PwAttention {
+        let layout = op.kv.layout();
+        let width = (op.num_heads + 2 * layout.num_kv_heads) * layout.head_dim;
+        let view = op.inputs.view();
+        PwAttention {
+            q: op.qkv.leading(op.rows, width).as_ptr(),
+            q_stride: width as i64,
+            kv: op.kv.view(op.layer),
+            tables: view.tables,
+            max_blocks_per_slot: view.max_blocks_per_slot,
+            out: op.out.leading(op.rows, op.num_heads * layout.head_dim).as_ptr(),
+            num_heads: op.num_heads as i32,
+            scale: op.scale,
+            sliding_window: op.sliding_window.map_or(0, |window| window as i32),
+            element: element_code(self.element),
+        }
+    }
+}
+
+/// See [`CudaBackend::multiply`].
+struct Multiply<'a> {
+    /// `[rows, k]`
+    x: DeviceRange,
+    weight: &'a Weight,
+    /// `[rows, n]`
+    out: DeviceRange,
+    out_element: Element,
+    rows: usize,
+    panel: Option<DeviceRange>,
+}
+
+/// Rows of a weight that are expanded at a time.
+fn panel_rows(n: usize, k: usize, element: Element) -> usize {
+    // Whole tiles of cuBLASLt's kernels.
+    const MULTIPLE: usize = 256;
+    n.min((MAX_PANEL_BYTES / (k * element.bytes())).next_multiple_of(MULTIPLE))
+}
+
+/// Bytes of the largest panel of a weight's parts; zero if all are dense, or if `rows` rows are multiplied directly.
+fn panel_bytes(parts: &[WeightPart<'_>], element: Element, rows: usize) -> usize {
+    if rows <= PW_MAX_QUANTISED_ROWS as usize || Weight::is_dense(parts) {
+        return 0;
+    }
+    parts.iter().map(|part| panel_rows(part.rows, part.cols, element) * part.cols * element.bytes()).max().unwrap_or(0)
+}
+
+/// Bytes of both halves of a gated product, before they become one.
+fn gated_bytes(n: usize, element: Element, rows: usize) -> usize {
+    (rows * n * element.bytes()).next_multiple_of(256)
+}
+
+impl Backend for CudaBackend {
+    type Buffer = Buffer;
+    type Weight = Weight;
+    type Kv = Kv;
+    type Inputs = Inputs;
+    type Sampler = Sampler;
+    type Samples = Samples;
+    type Graph = Graph;
+    type Error = CudaError;
+
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    fn activation_element(&self) -> Element {
+        self.element
+    }
+
+    fn max_steps_in_flight(&self) -> u32 {
+        2
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        self.handed_out + self.scratch.as_ref().map_or(0, |scratch| scratch.bytes() as u64)
+    }
+
+    fn alloc(&mut self, rows: usize, cols: usize, element: Element) -> Result<Buffer, CudaError> {
+        if element != Element::F32 && element != self.element {
+            return Err(CudaError::BufferElement(element, self.element));
+        }
+        let buffer = Buffer::new(&self.device, rows, cols, element)?;
+        Ok(self.count(buffer, Buffer::bytes))
+    }
+
+    fn write(&mut self, buffer: &mut Buffer, values: &[f32]) -> Result<(), CudaError> {
+        buffer.write(&self.device, values)
+    }
+
+    fn read(&mut self, buffer: &Buffer, rows: Range<usize>) -> Result<Vec<f32>, CudaError> {
+        self.device.bind()?;
+        buffer.read(&self.device, rows)
+    }
+
+    fn load_weight(&mut self, parts: &[WeightPart<'_>], _role: WeightRole) -> Result<Weight, CudaError> {
+        let weight = self.uploader.load(&self.kernels, parts)?;
+        Ok(self.count(weight, Weight::bytes))
+    }
+
+    fn load_random_weight(
+        &mut self,
+        parts: &[(WeightPart<'_>, RandomElements)],
+        _role: WeightRole,
+    ) -> Result<Option<Weight>, CudaError> {
+        let shapes: Vec<WeightPart<'_>> = parts.iter().map(|(part, _)| *part).collect();
+        if !Weight::is_dense(&shapes) {
+            return Ok(None);
+        }
+        let weight = self.uploader.make_random(&self.kernels, parts)?;
+        Ok(Some(self.count(weight, Weight::bytes)))
+    }
+
+    fn planned_weight_bytes(&self, parts: &[WeightPart<'_>], _role: WeightRole) -> u64 {
+        Weight::planned_bytes(&self.kernels, parts, self.element)
+    }
+
+    fn planned_scratch_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole, rows: usize) -> u64 {
+        let n = parts.iter().map(|part| part.rows).sum();
+        let gated = if role == WeightRole::GatedProduct { gated_bytes(n, self.element, rows) } else { 0 };
+        // An embedding alone is never multiplied with.
+        let panel = if role == WeightRole::Embedding { 0 } else { panel_bytes(parts, self.element, rows) };
+        (gated + panel) as u64
+    }
+
+    fn reserve_scratch(&mut self, bytes: u64) -> Result<(), CudaError> {
+        if bytes > 0 {
+            self.scratch(bytes as usize)?;
+        }
+        Ok(())
+    }
+
+    fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CudaError> {
+        let kv = Kv::new(&self.device, layout)?;
+        Ok(self.count(kv, Kv::bytes))
+    }
+
+    fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CudaError> {
+        let inputs = Inputs::new(&self.device, limits, self.cuts(limits))?;
+        Ok(self.count(inputs, Inputs::bytes))
+    }
+
+    fn planned_inputs_bytes(&self, limits: &InputLimits) -> u64 {
+        Inputs::planned_bytes(limits, &self.cuts(limits))
+    }
+
+    fn padded_rows(&self, inputs: &Inputs, step: &StepInputs) -> usize {
+        inputs.padded_rows(step)
+    }
+
+    fn upload(&mut self, inputs: &mut Inputs, step: &StepInputs) -> Result<(), CudaError> {
+        self.device.bind()?;
+        inputs.upload(&self.kernels, step)
+    }
+
+    fn new_sampler(&mut self, limits: &SamplerLimits) -> Result<Sampler, CudaError> {
+        let sampler = Sampler::new(&self.device, &self.kernels, limits)?;
+        Ok(self.count(sampler, Sampler::bytes))
+    }
+
+    fn planned_sampler_bytes(&self, limits: &SamplerLimits) -> u64 {
+        Sampler::planned_bytes(&self.kernels, limits)
+    }
+
+    fn open_slot(
+        &mut self,
+        sampler: &mut Sampler,
+        slot: RowSlot,
+        params: &SamplingParams,
+        history: SlotHistory<'_>,
+    ) -> Result<(), CudaError> {
+        self.device.bind()?;
+        sampler.open_slot(&self.device, slot, params, history)
+    }
+
+    fn new_samples(&mut self, max_jobs: usize, max_top: usize) -> Result<Samples, CudaError> {
+        let samples = Samples::new(&self.device, max_jobs, max_top)?;
+        Ok(self.count(samples, Samples::bytes))
+    }
+
+    fn planned_samples_bytes(&self, max_jobs: usize, max_top: usize) -> u64 {
+        Samples::planned_bytes(max_jobs, max_top)
+    }
+
+    fn read_samples(
+        &mut self,
+        samples: &Samples,
+        row_jobs: &[Range<u32>],
+        output: &mut BatchOutput,
+    ) -> Result<(), CudaError> {
+        samples.read(row_jobs, output)
+    }
+
+    fn graph_rows(&self, inputs: &Inputs) -> Vec<usize> {
+        sizes::all_decode_rows(inputs.max_decode_rows())
+    }
+
+    fn record(&mut self, enqueue: impl FnOnce(&mut Self) -> Result<(), CudaError>) -> Result<Graph, CudaError> {
+        let device = Arc::clone(&self.device);
+        device.record(|| enqueue(self))
+    }
+
+    fn replay(&mut self, graph: &Graph) -> Result<(), CudaError> {
+        graph.launch()
+    }
+
+    fn embed(&mut self, op: Embed<'_, Self>) -> Result<(), CudaError> {
+        let out = op.out.leading(op.rows, op.table.k).as_ptr();
+        let (step, last_sampled) = (op.inputs.view(), op.sampler.last_sampled());
+        let (rows, element) = (op.rows as i32, element_code(self.element));
+        if let Some(table) = op.table.as_dense() {
+            let cols = op.table.k as i32;
+            return self.kernels.embed(&PwEmbed {
+                step,
+                last_sampled,
+                table: table.as_ptr(),
+                out,
+                rows,
+                cols,
+                element,
+            });
+        }
+        let [part] = op.table.parts.as_slice() else { panic!("an embedding has one part") };
+        let PartView::Quantised(weight) = part.view(op.table.k) else { panic!("a dense embedding is one matrix") };
+        let token_ids = step.token_ids;
+        self.kernels.quantised_embed(&PwQuantisedEmbed { weight, token_ids, last_sampled, out, rows, element })
+    }
+
+    fn rms_norm(&mut self, op: RmsNorm<'_, Self>) -> Result<(), CudaError> {
+        let cols = op.x.cols();
+        self.kernels.rms_norm(&PwRmsNorm {
+            x: op.x.leading(op.rows, cols).as_ptr(),
+            residual: core::ptr::null_mut(),
+            weight: op.weight.parameters(cols),
+            out: op.out.leading(op.rows, cols).as_ptr(),
+            eps: op.eps,
+            rows: op.rows as i32,
+            cols: cols as i32,
+            element: element_code(self.element),
+        })
+    }
+
+    fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), CudaError> {
+        let cols = op.x.cols();
+        self.kernels.rms_norm(&PwRmsNorm {
+            x: op.x.leading(op.rows, cols).as_ptr(),
+            residual: op.residual.leading(op.rows, cols).as_ptr(),
+            weight: op.weight.parameters(cols),
+            out: op.out.leading(op.rows, cols).as_ptr(),
+            eps: op.eps,
+            rows: op.rows as i32,
+            cols: cols as i32,
+            element: element_code(self.element),
+        })
+    }
+
+    fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), CudaError> {
+        let MatMul { x, weight, bias, out, rows } = op;
+        let panel_bytes = self.panel_bytes(weight, rows);
+        let panel = if panel_bytes > 0 { Some(self.scratch(panel_bytes)?) } else { None };
+        let (x, out_element) = (x.leading(rows, weight.k), out.element());
+        let out = out.leading(rows, weight.n);
+        self.multiply(&Multiply { x, weight, out, out_element, rows, panel })?;
+        match bias {
+            None => Ok(()),
+            Some(bias) => self.kernels.add_bias(&PwAddBias {
+                x: out.as_ptr(),
+                bias: bias.parameters(weight.n),
+                rows: rows as i32,
+                cols: weight.n as i32,
+                element: element_code(out_element),
+            }),
+        }
+    }
+
+    fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CudaError> {
+        let GatedMatMul { x, weight, out, rows } = op;
+        let gated_bytes = gated_bytes(weight.n, self.element, rows);
+        let panel_bytes = self.panel_bytes(weight, rows);
+        let scratch = self.scratch(gated_bytes + panel_bytes)?;
+        let halves = scratch.part(0, rows * weight.n * self.element.bytes());
+        let panel = (panel_bytes > 0).then(|| scratch.part(gated_bytes, panel_bytes));
+        let (x, out_element) = (x.leading(rows, weight.k), self.element);
+        self.multiply(&Multiply { x, weight, out: halves, out_element, rows, panel })?;
+        let cols = weight.n / 2;
+        self.kernels.silu_mul(&PwSiluMul {
+            x: halves.as_ptr(),
+            out: out.leading(rows, cols).as_ptr(),
+            rows: rows as i32,
+            cols: cols as i32,
+            element: element_code(self.element),
+        })
+    }
+
+    fn rope_append(&mut self, op: RopeAppend<'_, Self>) -> Result<(), CudaError> {
+        let layout = *op.kv.layout();
+        let width = (op.num_heads + 2 * layout.num_kv_heads) * layout.head_dim;
+        let (q_norm, k_norm, norm_eps) = match &op.qk_norm {
+            None => (core::ptr::null(), core::ptr::null(), 0.0),
+            Some(norm) => {
+                (norm.q_weight.parameters(layout.head_dim), norm.k_weight.parameters(layout.head_dim), norm.eps)
+            }
+        };
+        self.kernels.rope_append(&PwRopeAppend {
+            step: op.inputs.view(),
+            qkv: op.qkv.leading(op.rows, width).as_ptr(),
+            rope: op.rope.parameters(layout.head_dim),
+            q_norm,
+            k_norm,
+            norm_eps,
+            kv: op.kv.view(op.layer),
+            num_heads: op.num_heads as i32,
+            rows: op.rows as i32,
+            element: element_code(self.element),
+        })
+    }
+
+    fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), CudaError> {
+        assert_eq!(op.inputs.limits().attention.sliding_window, op.sliding_window, "the window that was planned for");
+        let attention = self.attention(&op);
+        if let Some((tiles, num_tiles, counters)) = op.inputs.prefill_work() {
+            self.kernels.prefill_attention(&PwPrefillAttention { attention, tiles, num_tiles, counters })?;
+        }
+        let Some(work) = op.inputs.decode_work(op.rows) else { return Ok(()) };
+        self.kernels.decode_attention(&PwDecodeAttention {
+            attention,
+            items: work.items,
+            num_items: work.num_items,
+            max_items: work.max_items,
+            partial_out: work.partial_out,
+            partial_stats: work.partial_stats,
+            counters: work.counters,
+        })
+    }
+
+    fn gather_rows(&mut self, op: GatherRows<'_, Self>) -> Result<(), CudaError> {
+        if op.jobs.is_empty() {
+            return Ok(());
+        }
+        let cols = op.x.cols();
+        self.kernels.gather_rows(&PwGatherRows {
+            x: op.x.leading(0, cols).as_ptr(),
+            // The first word of a job is the index of its token.
+            indices: op.inputs.jobs(op.jobs.start).cast(),
+            index_stride: (size_of::<kernels_sys::PwLogitJob>() / size_of::<i32>()) as i32,
+            out: op.out.leading(op.jobs.len(), cols).as_ptr(),
+            rows: op.jobs.len() as i32,
+            cols: cols as i32,
+            element: element_code(self.element),
+        })
+    }
+
+    fn sample(&mut self, op: Sample<'_, Self>) -> Result<(), CudaError> {
+        let Sample { inputs, jobs, logits, sampler, samples } = op;
+        let logits = logits.leading(jobs.len(), logits.cols());
+        let run =
+            sampler::SampleRun { device_jobs: inputs.jobs(jobs.start), host_jobs: inputs.host_jobs(), jobs, logits };
+        sampler::sample(&self.device, &self.kernels, sampler, samples, run)
+    }
+
+    fn copy_blocks(&mut self, kv: &mut Kv, copies: &[BlockCopy]) -> Result<(), CudaError> {
+        self.device.bind()?;
+        for copy in copies.iter().filter(|copy| copy.from != copy.to) {
+            self.device.copy_on_device(kv.block(copy.to.0), kv.block(copy.from.0))?;
+        }
+        Ok(())
+    }
+}
+
+impl CudaBackend {
+    /// Bytes of the panel that a product of so many rows with a loaded weight needs.
+    fn panel_bytes(&self, weight: &Weight, rows: usize) -> usize {
+        if rows <= PW_MAX_QUANTISED_ROWS as usize || weight.as_dense().is_some() {
+            return 0;
+        }
+        let of_part =
+            |part: &weight::Part| panel_rows(part.rows, weight.k, self.element) * weight.k * self.element.bytes();
+        weight.parts.iter().map(of_part).max().unwrap_or(0)
+    }
+}

@@ -1,0 +1,315 @@
+//! Weights on the device: dense ones in the activations' element, quantised ones in the kernels' layout of their own format.
+//! Knows formats and row order, not tensor names.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use kernels_sys::{
+    PW_Q4_0, PW_Q4_1, PW_Q4_K, PW_Q6_K, PW_Q8_0, PwFillRandom, PwQuantised, PwQuantisedPack, PwWeightFormat,
+};
+use model_format::TensorFormat;
+use tensor_backend::{Element, RandomElements, WeightPart};
+
+use crate::CudaError;
+use crate::buffer::element_code;
+use crate::driver::{Device, DeviceMemory, DeviceRange, Event, Pinned};
+use crate::kernels::Kernels;
+
+/// `[n, k]`, of parts that lie one after another along `n`.
+#[derive(Debug)]
+pub struct Weight {
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// Rows of a weight that are stored alike.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Its first row in the weight.
+    pub(crate) first_row: usize,
+    pub(crate) rows: usize,
+    memory: DeviceMemory,
+    format: PartFormat,
+}
+
+/// How a part lies on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PartFormat {
+    Dense,
+    Quantised(PwWeightFormat),
+}
+
+impl PartFormat {
+    fn of(format: TensorFormat) -> Result<Self, CudaError> {
+        Ok(Self::Quantised(match format {
+            TensorFormat::F32 | TensorFormat::F16 | TensorFormat::BF16 => return Ok(Self::Dense),
+            TensorFormat::Q4_0 => PW_Q4_0,
+            TensorFormat::Q4_1 => PW_Q4_1,
+            TensorFormat::Q8_0 => PW_Q8_0,
+            TensorFormat::Q4K => PW_Q4_K,
+            TensorFormat::Q6K => PW_Q6_K,
+            other => return Err(CudaError::WeightFormat(other)),
+        } as PwWeightFormat))
+    }
+}
+
+/// A part as the products take it.
+pub(crate) enum PartView {
+    /// `[rows, k]` of the activations' element.
+    Dense(DeviceRange),
+    Quantised(PwQuantised),
+}
+
+impl Part {
+    pub(crate) fn view(&self, k: usize) -> PartView {
+        match self.format {
+            PartFormat::Dense => PartView::Dense(self.memory.range()),
+            PartFormat::Quantised(format) => PartView::Quantised(PwQuantised {
+                weight: self.memory.range().as_ptr(),
+                n: self.rows as i32,
+                k: k as i32,
+                format,
+            }),
+        }
+    }
+}
+
+impl Weight {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.memory.bytes() as u64).sum()
+    }
+
+    /// The single dense matrix, if that is what it is.
+    pub(crate) fn as_dense(&self) -> Option<DeviceRange> {
+        match self.parts.as_slice() {
+            [part] if part.format == PartFormat::Dense => Some(part.memory.range()),
+            _ => None,
+        }
+    }
+
+    /// Bytes of a weight that is not loaded yet. A format without a kernel is refused when it is loaded, and counts nothing.
+    pub(crate) fn planned_bytes(kernels: &Kernels, parts: &[WeightPart<'_>], element: Element) -> u64 {
+        parts.iter().filter_map(|part| part_bytes(kernels, part, element).ok()).map(|bytes| bytes as u64).sum()
+    }
+
+    /// Whether all of it is one dense matrix.
+    pub(crate) fn is_dense(parts: &[WeightPart<'_>]) -> bool {
+        parts.iter().all(|part| matches!(PartFormat::of(part.format), Ok(PartFormat::Dense)))
+    }
+
+    /// Memory for the parts: neighbours that are dense become one.
+    fn alloc(
+        device: &Arc<Device>,
+        kernels: &Kernels,
+        parts: &[WeightPart<'_>],
+        element: Element,
+    ) -> Result<Self, CudaError> {
+        let k = parts[0].cols;
+        assert!(parts.iter().all(|part| part.cols == k), "all parts have the same inputs");
+        let n = parts.iter().map(|part| part.rows).sum();
+        let take = |bytes| DeviceMemory::zeroed(device, bytes, "weights");
+        if Self::is_dense(parts) {
+            let memory = take(n * k * element.bytes())?;
+            let whole = Part { first_row: 0, rows: n, memory, format: PartFormat::Dense };
+            return Ok(Self { n, k, parts: vec![whole] });
+        }
+        let mut first_row = 0;
+        let parts = parts
+            .iter()
+            .map(|part| {
+                let memory = take(part_bytes(kernels, part, element)?)?;
+                first_row += part.rows;
+                Ok(Part {
+                    first_row: first_row - part.rows,
+                    rows: part.rows,
+                    memory,
+                    format: PartFormat::of(part.format)?,
+                })
+            })
+            .collect::<Result<_, CudaError>>()?;
+        Ok(Self { n, k, parts })
+    }
+
+    /// Where row `row` of a dense part lies.
+    fn dense_rows(&self, first_row: usize, rows: usize, element: Element) -> DeviceRange {
+        let part = self.parts.iter().rfind(|part| part.first_row <= first_row).expect("a row of the weight");
+        let row_bytes = self.k * element.bytes();
+        part.memory.range().part((first_row - part.first_row) * row_bytes, rows * row_bytes)
+    }
+}
+
+fn part_bytes(kernels: &Kernels, part: &WeightPart<'_>, element: Element) -> Result<usize, CudaError> {
+    match PartFormat::of(part.format)? {
+        PartFormat::Dense => Ok(part.rows * part.cols * element.bytes()),
+        PartFormat::Quantised(format) => {
+            kernels.quantised_bytes(format, part.rows, part.cols).ok_or(CudaError::WeightFormat(part.format))
+        }
+    }
+}
+
+/// Brings weights to the device through two page-locked buffers, so that the next rows are prepared while the last travel.
+#[derive(Debug)]
+pub(crate) struct Uploader {
+    buffers: [(Pinned<u8>, Event); 2],
+    next: usize,
+    device: Arc<Device>,
+    element: Element,
+}
+
+/// Large enough for the speed of PCIe.
+const UPLOAD_BYTES: usize = 16 << 20;
+
+impl Uploader {
+    pub(crate) fn new(device: &Arc<Device>, element: Element) -> Result<Self, CudaError> {
+        let buffer = || -> Result<_, CudaError> { Ok((Pinned::zeroed(device, UPLOAD_BYTES)?, Event::new(device)?)) };
+        Ok(Self { buffers: [buffer()?, buffer()?], next: 0, device: Arc::clone(device), element })
+    }
+
+    /// Loads parts with their bytes.
+    pub(crate) fn load(&mut self, kernels: &Kernels, parts: &[WeightPart<'_>]) -> Result<Weight, CudaError> {
+        let weight = Weight::alloc(&self.device, kernels, parts, self.element)?;
+        let mut first_row = 0;
+        for (index, part) in parts.iter().enumerate() {
+            match PartFormat::of(part.format)? {
+                PartFormat::Dense => {
+                    self.send_dense(part, weight.dense_rows(first_row, part.rows, self.element))?;
+                }
+                PartFormat::Quantised(format) => self.pack(kernels, part, &weight.parts[index], format)?,
+            }
+            first_row += part.rows;
+        }
+        Ok(weight)
+    }
+
+    /// Makes parts with random elements on the device.
+    pub(crate) fn make_random(
+        &self,
+        kernels: &Kernels,
+        parts: &[(WeightPart<'_>, RandomElements)],
+    ) -> Result<Weight, CudaError> {
+        let shapes: Vec<WeightPart<'_>> = parts.iter().map(|(part, _)| *part).collect();
+        let weight = Weight::alloc(&self.device, kernels, &shapes, self.element)?;
+        let mut first_row = 0;
+        for (part, elements) in parts {
+            kernels.fill_random(&PwFillRandom {
+                out: weight.dense_rows(first_row, part.rows, self.element).as_ptr(),
+                num_elements: (part.rows * part.cols) as i64,
+                seed: elements.seed,
+                bound: elements.bound,
+                element: element_code(self.element),
+            })?;
+            first_row += part.rows;
+        }
+        Ok(weight)
+    }
+
+    /// Rows in the order of the model, converted to the activations' element.
+    fn send_dense(&mut self, part: &WeightPart<'_>, to: DeviceRange) -> Result<(), CudaError> {
+        let stored_bytes = part.format.row_bytes(part.cols).expect("a dense row has a size");
+        let row_bytes = part.cols * self.element.bytes();
+        let element = self.element;
+        self.send(part.rows, row_bytes, to, |row, out| {
+            let stored = &part.bytes[part.order.stored_row(row) * stored_bytes..][..stored_bytes];
+            convert(part.format, stored, element, out);
+        })
+    }
+
+    /// Stored rows travel as they are, in the order of the model, and are laid out anew on the device.
+    fn pack(
+        &mut self,
+        kernels: &Kernels,
+        part: &WeightPart<'_>,
+        to: &Part,
+        format: PwWeightFormat,
+    ) -> Result<(), CudaError> {
+        let row_bytes = part.format.row_bytes(part.cols).expect("whole blocks");
+        let stored = DeviceMemory::zeroed(&self.device, part.rows * row_bytes, "weights on their way")?;
+        self.send(part.rows, row_bytes, stored.range(), |row, out| {
+            out.copy_from_slice(&part.bytes[part.order.stored_row(row) * row_bytes..][..row_bytes]);
+        })?;
+        kernels.quantised_pack(&PwQuantisedPack {
+            stored: stored.range().as_ptr(),
+            weight: to.memory.range().as_ptr(),
+            n: part.rows as i32,
+            k: part.cols as i32,
+            format,
+        })?;
+        // The stored bytes are dropped here.
+        self.device.synchronize()
+    }
+
+    /// Fills and sends `rows` rows, as many at a time as a buffer holds.
+    fn send(
+        &mut self,
+        rows: usize,
+        row_bytes: usize,
+        to: DeviceRange,
+        fill: impl Fn(usize, &mut [u8]),
+    ) -> Result<(), CudaError> {
+        let rows_at_once = UPLOAD_BYTES / row_bytes;
+        assert!(rows_at_once > 0, "a row of a weight fits into the upload buffer");
+        for first in (0..rows).step_by(rows_at_once) {
+            let num_rows = rows_at_once.min(rows - first);
+            let (buffer, sent) = &mut self.buffers[self.next];
+            self.next = 1 - self.next;
+            sent.wait()?;
+            let bytes = &mut buffer.as_mut_slice()[..num_rows * row_bytes];
+            for (index, out) in bytes.chunks_exact_mut(row_bytes).enumerate() {
+                fill(first + index, out);
+            }
+            self.device.copy_to_device(to.part(first * row_bytes, bytes.len()), bytes)?;
+            sent.record()?;
+        }
+        Ok(())
+    }
+}
+
+/// One row of floats in another element, rounded to the nearest.
+fn convert(format: TensorFormat, stored: &[u8], element: Element, out: &mut [u8]) {
+    match (format, element) {
+        (TensorFormat::BF16, Element::BF16) | (TensorFormat::F16, Element::F16) | (TensorFormat::F32, Element::F32) => {
+            out.copy_from_slice(stored);
+        }
+        (TensorFormat::BF16, _) => {
+            convert_each(stored, |bytes| bf16::from_le_bytes(*bytes).to_f32(), element, out);
+        }
+        (TensorFormat::F16, _) => convert_each(stored, |bytes| f16::from_le_bytes(*bytes).to_f32(), element, out),
+        (TensorFormat::F32, _) => convert_each(stored, |bytes| f32::from_le_bytes(*bytes), element, out),
+        _ => unreachable!("only dense formats are converted"),
+    }
+}
+
+fn convert_each<const N: usize>(stored: &[u8], value: impl Fn(&[u8; N]) -> f32, element: Element, out: &mut [u8]) {
+    let values = stored.as_chunks::<N>().0.iter().map(value);
+    match element {
+        Element::F32 => out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, v)| *out = v.to_le_bytes()),
+        Element::F16 => {
+            out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, v)| *out = f16::from_f32(v).to_le_bytes());
+        }
+        Element::BF16 => {
+            out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, v)| *out = bf16::from_f32(v).to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_converted_to_the_nearest_element() {
+        let values = [1.0_f32, -2.5, 0.333_333_34, 65_504.0];
+        let f32_bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        for (element, format) in
+            [(Element::BF16, TensorFormat::BF16), (Element::F16, TensorFormat::F16), (Element::F32, TensorFormat::F32)]
+        {
+            let mut out = vec![0; values.len() * element.bytes()];
+            convert(TensorFormat::F32, &f32_bytes, element, &mut out);
+            assert_eq!(out, model_format::quantize(format, &values), "{element:?}");
+            let mut same = vec![0; out.len()];
+            convert(format, &out, element, &mut same);
+            assert_eq!(same, out, "{element:?}");
+        }
+    }
+}
