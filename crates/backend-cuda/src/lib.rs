@@ -29,6 +29,7 @@ pub use sampler::{Sampler, Samples};
 pub use weight::Weight;
 
 use core::ops::Range;
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ use kernels_sys::{
     KernelLibrary, PW_MAX_QUANTISED_ROWS, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows,
     PwPrefillAttention, PwQuantisedEmbed, PwQuantisedExpand, PwQuantisedProduct, PwRmsNorm, PwRopeAppend, PwSiluMul,
 };
-use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams};
+use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams};
 use tensor_backend::{
     AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
     RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart, WeightRole,
@@ -80,6 +81,8 @@ pub struct CudaBackend {
     scratch: Option<DeviceMemory>,
     /// Bytes of everything that was handed out.
     handed_out: u64,
+    /// Bytes of the device that were in use when all code was loaded and nothing handed out.
+    used_at_open: u64,
     device: Arc<Device>,
 }
 
@@ -110,17 +113,19 @@ impl CudaBackend {
             .map_err(CudaError::Kernels)?;
         let kernels = Kernels::new(library, Arc::clone(&device))?;
         let products = Products::new(&device, &config.library_folders)?;
-        let (_, total_bytes) = device.memory_bytes()?;
+        let uploader = Uploader::new(&device, config.element)?;
+        let (free_bytes, total_bytes) = device.memory_bytes()?;
         Ok(Self {
             element: config.element,
             description: format!(
                 "cuda, {name}, {:.0} GiB, compute {major}.{minor}",
                 total_bytes as f64 / (1_u64 << 30) as f64
             ),
-            handed_out: products.bytes(),
+            handed_out: 0,
+            used_at_open: total_bytes - free_bytes,
             products,
             kernels,
-            uploader: Uploader::new(&device, config.element)?,
+            uploader,
             scratch: None,
             device,
         })
@@ -286,6 +291,16 @@ impl Backend for CudaBackend {
 
     fn allocated_bytes(&self) -> u64 {
         self.handed_out + self.scratch.as_ref().map_or(0, |scratch| scratch.bytes() as u64)
+    }
+
+    fn measure_rest(&self) -> Result<Vec<MemoryEntry>, CudaError> {
+        let (free_bytes, total_bytes) = self.device.memory_bytes()?;
+        let entry = |name, bytes| MemoryEntry { name: Cow::Borrowed(name), bytes };
+        let since = (total_bytes - free_bytes).saturating_sub(self.used_at_open);
+        Ok(vec![
+            entry("context and others", self.used_at_open),
+            entry("graphs, rounding", since.saturating_sub(self.allocated_bytes())),
+        ])
     }
 
     fn alloc(&mut self, rows: usize, cols: usize, element: Element) -> Result<Buffer, CudaError> {

@@ -69,10 +69,6 @@ impl Products {
         })
     }
 
-    pub(crate) fn bytes(&self) -> u64 {
-        self.workspace.bytes() as u64
-    }
-
     /// Enqueues a product.
     pub(crate) fn multiply(
         &mut self,

@@ -107,6 +107,7 @@ impl<B: Backend> ModelRunner<B> {
             memory: plan.entries,
         };
         runner.record_decodes().map_err(ModelError::backend)?;
+        runner.memory.extend(runner.backend.measure_rest().map_err(ModelError::backend)?);
         Ok(runner)
     }
 

@@ -67,8 +67,9 @@ pub(crate) struct EngineArgs {
     /// Where to compute. `auto` takes the best that is there.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) device: Device,
-    /// Arithmetic. `auto`: weights multiplied as they are stored, the fastest way. `float32`: weights dequantised exactly,
-    /// activations and KV cache in float32, the reference.
+    /// Arithmetic. `auto`: the fastest way, weights multiplied as they are stored (on a GPU: in bfloat16). `float32`: weights
+    /// dequantised exactly, activations and KV cache in float32, the reference, on the CPU only. `bfloat16` and `float16`:
+    /// activations, KV cache and unquantised weights, on a GPU only.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
@@ -78,21 +79,22 @@ pub(crate) struct EngineArgs {
     /// the KV cache can hold].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     pub(crate) max_model_len: Option<u32>,
-    /// Most requests that run at once; others wait.
-    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 64)]
-    pub(crate) max_num_seqs: u32,
-    /// Token budget of a step. Larger steps prefill faster, smaller ones keep the gaps between tokens short [default: 512,
-    /// or max-num-seqs if that is more].
+    /// Most requests that run at once; others wait [default: 64 on the CPU, 512 on a GPU].
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub(crate) max_num_seqs: Option<u32>,
+    /// Token budget of a step. Larger steps prefill faster, smaller ones keep the gaps between tokens short [default: 512 on
+    /// the CPU, 8192 on a GPU, or max-num-seqs if that is more].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     pub(crate) max_num_batched_tokens: Option<u32>,
     /// Tokens a KV block holds; a power of two up to 256.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 16)]
     pub(crate) block_size: u32,
-    /// Size of the KV cache: bytes, or with KiB, MiB or GiB [default: a quarter of the available memory, at most 4 GiB and
-    /// at most what max-num-seqs requests of max-model-len tokens can use].
+    /// Size of the KV cache: bytes, or with KiB, MiB or GiB [default on the CPU: a quarter of the available memory, at most
+    /// 4 GiB and at most what max-num-seqs requests of max-model-len tokens can use; on a GPU: all that is left of its
+    /// share].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) kv_cache_memory_bytes: Option<NonZeroU64>,
-    /// Share of a GPU's memory to use, in (0, 1]. Has no effect on the CPU.
+    /// Share of a GPU's memory to use, in (0, 1] [default: 0.9]. Has no effect on the CPU.
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) gpu_memory_utilization: Option<f64>,
     /// Share the KV blocks of equal prompt prefixes, which is the default.
@@ -127,6 +129,9 @@ pub(crate) enum Dtype {
     Auto,
     #[value(alias = "float")]
     Float32,
+    #[value(alias = "half")]
+    Float16,
+    Bfloat16,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]

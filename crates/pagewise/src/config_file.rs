@@ -117,15 +117,15 @@ mod tests {
     #[test]
     fn files() {
         let serve = "pagewise serve --model typed";
-        check(serve, "", r#"Some("typed") 64 false Some(50051)"#);
-        check("pagewise serve", "model = \"filed\"\nport = 7", r#"Some("filed") 64 false Some(7)"#);
+        check(serve, "", r#"Some("typed") None false Some(50051)"#);
+        check("pagewise serve", "model = \"filed\"\nport = 7", r#"Some("filed") None false Some(7)"#);
         // Flags win.
-        check(serve, "model = \"filed\"\nport = 7", r#"Some("typed") 64 false Some(7)"#);
-        check("pagewise serve --enable-prefix-caching", "no-enable-prefix-caching = true", "None 64 false");
-        check("pagewise serve", "no-enable-prefix-caching = true", "None 64 true");
-        check("pagewise serve", "enable-prefix-caching = false", "None 64 true");
+        check(serve, "model = \"filed\"\nport = 7", r#"Some("typed") None false Some(7)"#);
+        check("pagewise serve --enable-prefix-caching", "no-enable-prefix-caching = true", "None None false");
+        check("pagewise serve", "no-enable-prefix-caching = true", "None None true");
+        check("pagewise serve", "enable-prefix-caching = false", "None None true");
         // One file for all commands.
-        check("pagewise bench latency --batch-size 2", "max-num-seqs = 3\nport = 7", "None 3 false None");
+        check("pagewise bench latency --batch-size 2", "max-num-seqs = 3\nport = 7", "None Some(3) false None");
         // What is not understood is never ignored.
         check(serve, "prot = 7", "unknown key `prot`; known are block-size, device,");
         check(serve, "max_num_seqs = 7", "unknown key `max_num_seqs`; known are block-size, device,");

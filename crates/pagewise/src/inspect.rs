@@ -5,19 +5,22 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use model_format::ModelConfig;
-use model_runner::{Checkpoint, plan_memory};
+use model_runner::{Checkpoint, MemoryPlan, plan_memory};
+use tensor_backend::Backend;
 
-use crate::cli::InspectArgs;
-use crate::settings::{self, Settings};
-use crate::{machine, output, report, wiring};
+use crate::cli::{EngineArgs, InspectArgs};
+use crate::device::{self, Offer, Opened};
+use crate::settings::Settings;
+use crate::{output, report, wiring};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let files = wiring::open_model(&args.engine)?;
     let checkpoint = files.checkpoint(args.engine.fixed_seed())?;
-    let backend = settings::cpu(&args.engine)?;
-    let settings = Settings::resolve(&args.engine, &checkpoint, &backend, machine::available_memory_bytes())?;
-    let plan = plan_memory(&backend, &checkpoint, &settings.runner)?;
+    let (settings, plan) = match device::open(&args.engine, &checkpoint)? {
+        Opened::Cpu(backend, offer) => plan(&args.engine, &checkpoint, &backend, &offer),
+        Opened::Cuda(backend, offer) => plan(&args.engine, &checkpoint, &*backend, &offer),
+    }?;
 
     output::print_line(format_args!("{} ({})\n", files.name, files.describe()))?;
     output::print_line(describe_config(checkpoint.config()))?;
@@ -25,6 +28,18 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     output::print_line(format_args!("settings\n  {}", settings.to_string().replace('\n', "\n  ")))?;
     output::print_line(format_args!("  kv blocks = {} of {} bytes\n", settings.runner.num_blocks, plan.block_bytes))?;
     output::print_line(report::ledger(plan.entries.iter().map(|entry| (&*entry.name, entry.bytes))))
+}
+
+/// What a device would be filled with.
+fn plan<B: Backend>(
+    args: &EngineArgs,
+    checkpoint: &Checkpoint<'_>,
+    backend: &B,
+    offer: &Offer,
+) -> Result<(Settings, MemoryPlan)> {
+    let settings = Settings::resolve(args, checkpoint, backend, offer)?;
+    let plan = plan_memory(backend, checkpoint, &settings.runner)?;
+    Ok((settings, plan))
 }
 
 fn describe_config(config: &ModelConfig) -> String {

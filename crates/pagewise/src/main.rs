@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod cli;
 mod config_file;
+mod device;
 mod inspect;
 mod interrupts;
 mod machine;

@@ -5,12 +5,13 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use anyhow::{Result, anyhow, bail};
-use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use engine::{EngineConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
-use model_runner::{Checkpoint, ModelError, RunnerConfig, plan_memory};
-use tensor_backend::Element;
+use model_runner::{Checkpoint, MemoryPlan, ModelError, RunnerConfig, plan_memory};
+use tensor_backend::{Backend, Element};
 
-use crate::cli::{Device, Dtype, EngineArgs};
+use crate::cli::EngineArgs;
+use crate::device::{MemoryOffer, Offer};
+use crate::report;
 
 /// Most likely tokens that can be reported for a position.
 const MAX_LOGPROBS: u32 = 20;
@@ -18,8 +19,7 @@ const MAX_LOGPROBS: u32 = 20;
 const WAITING_PER_RUNNING: usize = 16;
 /// The least that waits, however few can run.
 const MIN_MAX_REQUESTS: usize = 1024;
-const DEFAULT_MAX_NUM_BATCHED_TOKENS: u32 = 512;
-/// The default KV pool: this part of the available memory, and at most this much.
+/// The default KV pool in main memory: this part of what is available, and at most this much.
 const DEFAULT_KV_SHARE: u64 = 4;
 const MAX_DEFAULT_KV_BYTES: u64 = 4 << 30;
 
@@ -28,37 +28,23 @@ const MAX_DEFAULT_KV_BYTES: u64 = 4 << 30;
 pub(crate) struct Settings {
     pub(crate) runner: RunnerConfig,
     pub(crate) engine: EngineConfig,
-    pub(crate) dtype: Dtype,
     pub(crate) seed: u64,
 }
 
-/// The CPU as the flags want it.
-///
-/// # Errors
-/// The flags want another device, or the CPU's threads cannot be started.
-pub(crate) fn cpu(args: &EngineArgs) -> Result<CpuBackend> {
-    if args.device == Device::Cuda {
-        bail!("--device cuda: this build has no CUDA backend; --device cpu serves");
-    }
-    let precision = match args.dtype {
-        Dtype::Auto => Precision::Native,
-        Dtype::Float32 => Precision::Exact,
-    };
-    Ok(CpuBackend::new(CpuConfig { threads: None, precision })?)
-}
-
 impl Settings {
-    /// Resolves the flags for a model. `available_bytes` is the memory that can still be taken, if that is known.
+    /// Resolves the flags for a model on a device and what that offers.
     ///
     /// # Errors
-    /// A value out of its range, named by its flag, or a context that the KV pool cannot hold.
-    pub(crate) fn resolve(
+    /// A value out of its range, named by its flag; a device without room for the model; or a context that the KV pool
+    /// cannot hold.
+    pub(crate) fn resolve<B: Backend>(
         args: &EngineArgs,
         checkpoint: &Checkpoint<'_>,
-        backend: &CpuBackend,
-        available_bytes: Option<u64>,
+        backend: &B,
+        offer: &Offer,
     ) -> Result<Self> {
-        let &EngineArgs { block_size, dtype, max_num_seqs, .. } = args;
+        let block_size = args.block_size;
+        let max_num_seqs = args.max_num_seqs.unwrap_or(offer.default_max_num_seqs);
         let max_context = checkpoint.max_context_len();
         if !block_size.is_power_of_two() || block_size > MAX_BLOCK_SIZE {
             bail!("--block-size {block_size}: it must be a power of two, at most {MAX_BLOCK_SIZE}");
@@ -66,22 +52,20 @@ impl Settings {
         if let Some(wanted) = args.max_model_len.filter(|wanted| *wanted > max_context) {
             bail!("--max-model-len {wanted}: the model's context holds at most {max_context} tokens");
         }
+        let default_max_batch_tokens = offer.default_max_num_batched_tokens.max(max_num_seqs);
         let mut runner = RunnerConfig {
             block_size,
             num_blocks: 1,
-            kv_element: if dtype == Dtype::Float32 { Element::F32 } else { Element::F16 },
+            kv_element: offer.kv_element,
             max_model_len: args.max_model_len.unwrap_or(max_context),
-            max_batch_tokens: args.max_num_batched_tokens.unwrap_or(DEFAULT_MAX_NUM_BATCHED_TOKENS.max(max_num_seqs)),
+            max_batch_tokens: args.max_num_batched_tokens.unwrap_or(default_max_batch_tokens),
             max_batch_rows: max_num_seqs,
             max_top_logprobs: MAX_LOGPROBS.min(checkpoint.config().vocab_size),
         };
-        let block_bytes = plan_memory(backend, checkpoint, &runner).map_err(by_flag)?.block_bytes;
-        if let (Some(wanted), Some(available)) = (args.kv_cache_memory_bytes, available_bytes)
-            && wanted.get() > available
-        {
-            bail!("--kv-cache-memory-bytes {wanted}: this machine has {available} bytes of memory left");
-        }
-        let num_blocks = KvPool { block_bytes, available_bytes }.num_blocks(args.kv_cache_memory_bytes, &runner);
+        let plan = plan_memory(backend, checkpoint, &runner).map_err(by_flag)?;
+        let pool = KvPool { plan: &plan, memory: offer.memory, wanted: args.kv_cache_memory_bytes };
+        let num_blocks = pool.num_blocks(&runner)?;
+        let block_bytes = plan.block_bytes;
         let capacity = num_blocks.saturating_mul(block_size);
         if capacity < 2 {
             bail!("the KV cache has no room for a single block of {block_bytes} bytes; raise --kv-cache-memory-bytes");
@@ -100,7 +84,7 @@ impl Settings {
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
         let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
-        Ok(Self { runner, engine, dtype, seed: args.fixed_seed() })
+        Ok(Self { runner, engine, seed: args.fixed_seed() })
     }
 }
 
@@ -120,30 +104,63 @@ fn by_flag(error: ModelError) -> anyhow::Error {
 }
 
 /// What decides the size of the KV pool.
-struct KvPool {
-    block_bytes: u64,
-    available_bytes: Option<u64>,
+struct KvPool<'a> {
+    /// With one block.
+    plan: &'a MemoryPlan,
+    memory: MemoryOffer,
+    wanted: Option<NonZeroU64>,
 }
 
-impl KvPool {
-    /// Blocks of the pool: what was asked for, else a share of the machine, and no more than the requests can use.
-    fn num_blocks(&self, wanted: Option<NonZeroU64>, runner: &RunnerConfig) -> u32 {
-        let in_bytes = |bytes: u64| bytes / self.block_bytes;
-        let by_default = || {
-            let share = self.available_bytes.map_or(MAX_DEFAULT_KV_BYTES, |bytes| bytes / DEFAULT_KV_SHARE);
-            let blocks_per_request = u64::from(runner.max_model_len.div_ceil(runner.block_size));
-            in_bytes(share.min(MAX_DEFAULT_KV_BYTES)).min(blocks_per_request * u64::from(runner.max_batch_rows))
+impl KvPool<'_> {
+    /// Blocks of the pool: what was asked for, else a share of main memory and no more than the requests can use, or all
+    /// that a GPU has left.
+    fn num_blocks(&self, runner: &RunnerConfig) -> Result<u32> {
+        let bytes = match (self.memory, self.wanted) {
+            (MemoryOffer::Host { available_bytes: Some(left) }, Some(wanted)) if wanted.get() > left => {
+                bail!("--kv-cache-memory-bytes {wanted}: this machine has {left} bytes of memory left")
+            }
+            (MemoryOffer::Gpu { free_bytes, .. }, Some(wanted)) if wanted.get() + self.rest_bytes() > free_bytes => {
+                bail!(
+                    "--kv-cache-memory-bytes {wanted}: the GPU has {free_bytes} bytes left, of which the rest takes {}\n{}",
+                    self.rest_bytes(),
+                    self.ledger()
+                )
+            }
+            (_, Some(wanted)) => wanted.get(),
+            (MemoryOffer::Host { available_bytes }, None) => {
+                let share = available_bytes.map_or(MAX_DEFAULT_KV_BYTES, |bytes| bytes / DEFAULT_KV_SHARE);
+                let blocks_per_request = u64::from(runner.max_model_len.div_ceil(runner.block_size));
+                let useful = blocks_per_request * u64::from(runner.max_batch_rows) * self.plan.block_bytes;
+                share.min(MAX_DEFAULT_KV_BYTES).min(useful)
+            }
+            (MemoryOffer::Gpu { usable_bytes, .. }, None) => match usable_bytes.checked_sub(self.rest_bytes()) {
+                Some(bytes) if bytes >= self.plan.block_bytes => bytes,
+                _ => bail!(
+                    "the model does not fit: {} of the GPU may be used; raise --gpu-memory-utilization, lower \
+                     --max-num-batched-tokens or --max-num-seqs, or take a smaller model\n{}",
+                    report::mebibytes(usable_bytes),
+                    self.ledger()
+                ),
+            },
         };
-        let num_blocks = wanted.map_or_else(by_default, |bytes| in_bytes(bytes.get()));
-        u32::try_from(num_blocks).unwrap_or(u32::MAX).min(MAX_BLOCKS)
+        Ok(u32::try_from(bytes / self.plan.block_bytes).unwrap_or(u32::MAX).min(MAX_BLOCKS))
+    }
+
+    /// All that is not the pool.
+    fn rest_bytes(&self) -> u64 {
+        self.plan.entries.iter().map(|entry| entry.bytes).sum::<u64>() - self.plan.block_bytes
+    }
+
+    fn ledger(&self) -> String {
+        report::ledger(self.plan.entries.iter().map(|entry| (&*entry.name, entry.bytes)))
     }
 }
 
 impl fmt::Display for Settings {
     /// One `name = value` a line, under the names of the flags.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runner, engine, dtype, seed } = self;
-        writeln!(f, "dtype = {}", if *dtype == Dtype::Float32 { "float32" } else { "auto" })?;
+        let Self { runner, engine, seed } = self;
+        writeln!(f, "kv-cache-dtype = {}", element_name(runner.kv_element))?;
         writeln!(f, "max-model-len = {}", runner.max_model_len)?;
         writeln!(f, "max-num-seqs = {}", runner.max_batch_rows)?;
         writeln!(f, "max-num-batched-tokens = {}", runner.max_batch_tokens)?;
@@ -153,10 +170,20 @@ impl fmt::Display for Settings {
     }
 }
 
+fn element_name(element: Element) -> &'static str {
+    match element {
+        Element::F32 => "float32",
+        Element::F16 => "float16",
+        Element::BF16 => "bfloat16",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::Cli;
+    use crate::device::{self, Opened};
+    use backend_cpu::{CpuBackend, CpuConfig, Precision};
     use clap::Parser;
     use model_format::ModelConfig;
 
@@ -175,9 +202,14 @@ mod tests {
     /// The resolved limits, or the refusal, for flags and available memory.
     #[track_caller]
     fn check(flags: &str, available_bytes: Option<u64>, expected: Result<(u32, u32, u32), &str>) {
-        let args = args(flags);
-        let backend = cpu(&args).expect("a CPU");
-        let resolved = Settings::resolve(&args, &checkpoint(), &backend, available_bytes)
+        let offer = Offer::of_cpu(Precision::Native, available_bytes);
+        check_on(flags, &offer, expected);
+    }
+
+    #[track_caller]
+    fn check_on(flags: &str, offer: &Offer, expected: Result<(u32, u32, u32), &str>) {
+        let backend = CpuBackend::new(CpuConfig::default()).expect("a CPU");
+        let resolved = Settings::resolve(&args(flags), &checkpoint(), &backend, offer)
             .map(|settings| settings.runner)
             .map(|runner| (runner.num_blocks, runner.max_model_len, runner.max_batch_tokens));
         match (resolved, expected) {
@@ -223,12 +255,50 @@ mod tests {
         );
         check("--block-size 24", None, Err("--block-size 24: it must be a power of two"));
         check("--max-num-seqs 1000 --max-model-len 32", None, Ok((2000, 32, 1000)));
-        check("--dtype float32 --kv-cache-memory-bytes 20KiB", None, Ok((10, 160, 512)));
     }
 
     #[test]
-    fn no_cuda_here() {
-        let error = cpu(&args("--device cuda")).expect_err("there is none").to_string();
-        assert!(error.contains("no CUDA backend"), "{error}");
+    fn a_gpu_gives_all_that_is_left() {
+        let rest_bytes = {
+            let backend = CpuBackend::new(CpuConfig::default()).expect("a CPU");
+            let runner = RunnerConfig {
+                block_size: 16,
+                num_blocks: 1,
+                kv_element: Element::BF16,
+                max_model_len: 2048,
+                max_batch_tokens: 8192,
+                max_batch_rows: 512,
+                max_top_logprobs: 20,
+            };
+            let plan = plan_memory(&backend, &checkpoint(), &runner).expect("limits in range");
+            plan.entries.iter().map(|entry| entry.bytes).sum::<u64>() - plan.block_bytes
+        };
+        let offer = |free_bytes, usable_bytes| Offer {
+            kv_element: Element::BF16,
+            default_max_num_seqs: 512,
+            default_max_num_batched_tokens: 8192,
+            memory: MemoryOffer::Gpu { share_bytes: usable_bytes, usable_bytes, free_bytes },
+            not_on_gpu: None,
+        };
+        check_on("", &offer(1 << 40, rest_bytes + (1 << 30) + 1023), Ok((1 << 20, 2048, 8192)));
+        check_on("", &offer(1 << 40, rest_bytes + 64 * 1024), Ok((64, 1024, 8192)));
+        check_on("", &offer(1 << 40, rest_bytes + 1023), Err("the model does not fit"));
+        check_on("", &offer(1 << 40, 0), Err("the model does not fit"));
+        // What is asked for is not bound to the share, only to what is there.
+        check_on("--kv-cache-memory-bytes 2MiB", &offer(rest_bytes + (2 << 20), 0), Ok((2048, 2048, 8192)));
+        check_on(
+            "--kv-cache-memory-bytes 2MiB",
+            &offer(rest_bytes + (2 << 20) - 1, 0),
+            Err("--kv-cache-memory-bytes 2097152: the GPU has"),
+        );
+    }
+
+    #[test]
+    fn the_cpu_computes_in_its_own_types() {
+        let opened = device::open(&args("--device cpu --dtype float32"), &checkpoint());
+        assert!(matches!(opened, Ok(Opened::Cpu(_, Offer { kv_element: Element::F32, .. }))));
+        let error = |flags| device::open(&args(flags), &checkpoint()).err().expect("a refusal").to_string();
+        assert!(error("--device cpu --dtype bfloat16").contains("are for GPUs"));
+        assert!(error("--device cuda --dtype float32").contains("a GPU computes in bfloat16 or float16"));
     }
 }

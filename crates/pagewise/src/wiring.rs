@@ -4,12 +4,15 @@ use anyhow::{Context, Result, bail};
 use engine::{Engine, EngineCore};
 use generation::{GenerationDefaults, Generator, GeneratorParts, ModelInfo};
 use model_format::ModelConfig;
-use model_runner::{LoadProgress, ModelRunner};
+use model_runner::{Checkpoint, LoadProgress, ModelRunner};
+use serving_types::Executor;
+use tensor_backend::Backend;
 
 use crate::cli::EngineArgs;
+use crate::device::{self, Offer, Opened};
 use crate::model_files::{ModelFiles, TextParts};
-use crate::settings::{self, Settings};
-use crate::{machine, output, progress, report};
+use crate::settings::Settings;
+use crate::{output, progress, report};
 
 /// A model in memory and the engine that runs it.
 pub(crate) struct Started {
@@ -30,27 +33,56 @@ pub(crate) fn open_model(args: &EngineArgs) -> Result<ModelFiles> {
 /// Loads the model and starts its engine. What was resolved and what memory was taken goes to stderr.
 pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
     let files = open_model(args)?;
-    let backend = settings::cpu(args)?;
     let checkpoint = files.checkpoint(args.fixed_seed())?;
-    let settings = Settings::resolve(args, &checkpoint, &backend, machine::available_memory_bytes())?;
-    if args.gpu_memory_utilization.is_some() {
-        output::note(
-            "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache",
-        );
-    }
+    let loaded = match device::open(args, &checkpoint)? {
+        Opened::Cpu(backend, offer) => load(args, &files.name, &checkpoint, backend, &offer),
+        Opened::Cuda(backend, offer) => load(args, &files.name, &checkpoint, *backend, &offer),
+    }?;
+    let config = checkpoint.config().clone();
+    drop(checkpoint);
+    let Loaded { executor, settings, device } = loaded;
+    let core = EngineCore::new(executor, settings.engine)?;
+    Ok(Started { engine: Engine::spawn(core), settings, device, files, config })
+}
 
-    let bar = progress::byte_bar(format!("loading {}", files.name), 0);
+/// A model on its device.
+struct Loaded {
+    executor: Box<dyn Executor>,
+    settings: Settings,
+    device: String,
+}
+
+fn load<B: Backend + 'static>(
+    args: &EngineArgs,
+    name: &str,
+    checkpoint: &Checkpoint<'_>,
+    backend: B,
+    offer: &Offer,
+) -> Result<Loaded> {
+    let settings = Settings::resolve(args, checkpoint, &backend, offer)?;
+    let bar = progress::byte_bar(format!("loading {name}"), 0);
     let mut show = |progress: LoadProgress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
     };
-    let runner = ModelRunner::load(backend, &checkpoint, &settings.runner, &mut show)
-        .with_context(|| format!("cannot load {}", files.name))?;
+    let runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
+        .with_context(|| format!("cannot load {name}"))?;
     bar.finish_and_clear();
-    let (device, config) = (runner.describe_device(), checkpoint.config().clone());
-    let core = EngineCore::new(Box::new(runner), settings.engine)?;
-    let started = Started { engine: Engine::spawn(core), settings, device, files, config };
-    Ok(started)
+    let mut device = runner.describe_device();
+    if let Some(reason) = &offer.not_on_gpu {
+        device = format!("{device} (no GPU: {reason})");
+    }
+    let memory = runner.memory();
+    if let Some(share_bytes) = offer.memory.share_bytes().filter(|_| args.kv_cache_memory_bytes.is_none())
+        && memory.iter().map(|entry| entry.bytes).sum::<u64>() > share_bytes
+    {
+        bail!(
+            "more was taken than --gpu-memory-utilization allows, which is {}; this is a bug, please report it\n{}",
+            report::mebibytes(share_bytes),
+            report::ledger(memory.iter().map(|entry| (&*entry.name, entry.bytes)))
+        );
+    }
+    Ok(Loaded { executor: Box::new(runner), settings, device })
 }
 
 impl Started {

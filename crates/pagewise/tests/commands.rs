@@ -74,7 +74,10 @@ fn bad_input_gets_one_clear_line() {
         "--max-model-len 9999999: the model's context holds at most",
     );
     check_refused(&["inspect", "--model", tiny, "--block-size", "24"], "--block-size 24: it must be a power of two");
-    check_refused(&["inspect", "--model", tiny, "--device", "cuda"], "no CUDA backend");
+    check_refused(
+        &["inspect", "--model", tiny, "--device", "cuda", "--dtype", "float32"],
+        "a GPU computes in bfloat16",
+    );
     check_refused(&["generate", "--model", tiny, "--prompt", "Hi"], "has no tokenizer.json");
     check_refused(
         &["bench", "throughput", "--model", tiny, "--input-len", "999"],

@@ -30,7 +30,7 @@ pub use rope::RotaryFrequencies;
 pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
 
 use core::ops::Range;
-use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams, TokenId};
+use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
 
 /// A device: memory of a few opaque kinds, and the ops on it.
 ///
@@ -70,6 +70,15 @@ pub trait Backend: Sized + Send {
 
     /// Bytes of device memory that this backend has taken so far, its scratch included. What was dropped is not taken off.
     fn allocated_bytes(&self) -> u64;
+
+    /// What the device holds now beside that, where it can be measured: the driver's context, code, recorded steps, and what
+    /// other programs have.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    fn measure_rest(&self) -> Result<Vec<MemoryEntry>, Self::Error> {
+        Ok(Vec::new())
+    }
 
     /// A zeroed matrix of `rows` by `cols`, which takes as many elements.
     ///

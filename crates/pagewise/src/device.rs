@@ -1,0 +1,163 @@
+//! The device that serves: chosen by the flags, the model and what is there, and what it offers to a model. Knows nothing of
+//! how a model uses it.
+
+use anyhow::{Result, bail};
+use backend_cpu::{CpuBackend, CpuConfig, Precision};
+use backend_cuda::{CudaBackend, CudaConfig, CudaError};
+use model_format::TensorFormat;
+use model_runner::Checkpoint;
+use tensor_backend::{Backend, Element};
+
+use crate::cli::{Device, Dtype, EngineArgs};
+use crate::{machine, output};
+
+/// Share of a GPU's memory that is used unless the flags say otherwise.
+const DEFAULT_GPU_SHARE: f64 = 0.9;
+/// Of that share, what recorded steps and the driver's rounding of allocations may take. Compared with what they took once
+/// everything is loaded.
+const GPU_RESERVE_BYTES: u64 = 256 << 20;
+
+/// A device that is ready for a model.
+pub(crate) enum Opened {
+    Cpu(CpuBackend, Offer),
+    Cuda(Box<CudaBackend>, Offer),
+}
+
+/// What a device offers to a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) kv_element: Element,
+    pub(crate) default_max_num_seqs: u32,
+    pub(crate) default_max_num_batched_tokens: u32,
+    pub(crate) memory: MemoryOffer,
+    /// Why the flags' `auto` did not become a GPU.
+    pub(crate) not_on_gpu: Option<String>,
+}
+
+/// The memory that a model may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MemoryOffer {
+    /// Main memory, which is shared with other programs: bytes that can still be taken, if that is known.
+    Host { available_bytes: Option<u64> },
+    /// A share of a GPU, all of which is used: the share in all, of which `usable_bytes` are left for the model. No more
+    /// than `free_bytes` could be taken.
+    Gpu { share_bytes: u64, usable_bytes: u64, free_bytes: u64 },
+}
+
+impl MemoryOffer {
+    /// What everything together may take, if that is bounded.
+    pub(crate) fn share_bytes(self) -> Option<u64> {
+        match self {
+            Self::Host { .. } => None,
+            Self::Gpu { share_bytes, .. } => Some(share_bytes),
+        }
+    }
+}
+
+/// Opens the device that the flags want for this model.
+///
+/// # Errors
+/// The flags want what this machine has not, or an arithmetic that the device has not.
+pub(crate) fn open(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened> {
+    match (args.device, args.dtype) {
+        (Device::Cuda, Dtype::Float32) => {
+            bail!("--dtype float32: a GPU computes in bfloat16 or float16; use --device cpu")
+        }
+        (Device::Cpu, _) | (Device::Auto, Dtype::Float32) => open_cpu(args),
+        (Device::Cuda, _) => Ok(open_cuda(args, checkpoint)?),
+        (Device::Auto, _) => match open_cuda(args, checkpoint) {
+            Ok(opened) => Ok(opened),
+            Err(reason) => open_cpu_instead(args, reason),
+        },
+    }
+}
+
+/// A machine without a GPU is nothing to warn of; one whose GPU cannot be used is.
+fn open_cpu_instead(args: &EngineArgs, reason: CudaError) -> Result<Opened> {
+    let no_gpu = matches!(reason, CudaError::NoDriver | CudaError::NoDevice);
+    let reason = format!("{:#}", anyhow::Error::from(reason));
+    if !no_gpu {
+        output::note(format_args!("warning: the GPU is not used: {reason}"));
+    }
+    let mut opened = open_cpu(args)?;
+    if let Opened::Cpu(_, offer) = &mut opened {
+        offer.not_on_gpu = Some(reason);
+    }
+    Ok(opened)
+}
+
+fn open_cpu(args: &EngineArgs) -> Result<Opened> {
+    let precision = match args.dtype {
+        Dtype::Auto => Precision::Native,
+        Dtype::Float32 => Precision::Exact,
+        Dtype::Float16 | Dtype::Bfloat16 => {
+            bail!("--dtype float16 and bfloat16 are for GPUs; the CPU computes by --dtype auto or float32")
+        }
+    };
+    if args.gpu_memory_utilization.is_some() {
+        output::note(
+            "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache",
+        );
+    }
+    let backend = CpuBackend::new(CpuConfig { threads: None, precision })?;
+    Ok(Opened::Cpu(backend, Offer::of_cpu(precision, machine::available_memory_bytes())))
+}
+
+fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, CudaError> {
+    let element = match args.dtype {
+        Dtype::Float16 => Element::F16,
+        Dtype::Bfloat16 => Element::BF16,
+        // Half precision holds what a model in half precision was trained with; bfloat16 holds everything else.
+        _ if checkpoint.tensors().any(|tensor| tensor.format == TensorFormat::F16) => Element::F16,
+        _ => Element::BF16,
+    };
+    let backend = CudaBackend::open(&CudaConfig { element, ..CudaConfig::default() })?;
+    let (free_bytes, total_bytes) = backend.memory_bytes()?;
+    let share = args.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_SHARE);
+    let offer = Offer::of_gpu(backend.activation_element(), free_bytes, total_bytes, share);
+    Ok(Opened::Cuda(Box::new(backend), offer))
+}
+
+impl Offer {
+    pub(crate) fn of_cpu(precision: Precision, available_bytes: Option<u64>) -> Self {
+        Self {
+            kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 },
+            default_max_num_seqs: 64,
+            default_max_num_batched_tokens: 512,
+            memory: MemoryOffer::Host { available_bytes },
+            not_on_gpu: None,
+        }
+    }
+
+    /// What others use of the GPU, and what the driver and the kernels' code have taken, counts as used.
+    fn of_gpu(kv_element: Element, free_bytes: u64, total_bytes: u64, share: f64) -> Self {
+        let used_bytes = total_bytes - free_bytes;
+        let share_bytes = (total_bytes as f64 * share) as u64;
+        Self {
+            kv_element,
+            default_max_num_seqs: 512,
+            default_max_num_batched_tokens: 8192,
+            memory: MemoryOffer::Gpu {
+                share_bytes,
+                usable_bytes: share_bytes.saturating_sub(used_bytes + GPU_RESERVE_BYTES),
+                free_bytes,
+            },
+            not_on_gpu: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_counts() {
+        let usable = |free_bytes, share| match Offer::of_gpu(Element::BF16, free_bytes, 80 << 30, share).memory {
+            MemoryOffer::Gpu { usable_bytes, .. } => usable_bytes,
+            MemoryOffer::Host { .. } => unreachable!("a GPU's memory"),
+        };
+        assert_eq!(usable(79 << 30, 0.5), (39 << 30) - GPU_RESERVE_BYTES);
+        assert_eq!(usable(20 << 30, 0.5), 0, "others have taken more than the share");
+    }
+}
