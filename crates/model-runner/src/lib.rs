@@ -34,4 +34,4 @@ pub use loader::LoadProgress;
 pub use memory::{MemoryPlan, plan_memory};
 pub use models::check_architecture;
 pub use runner::ModelRunner;
-pub use runner_config::RunnerConfig;
+pub use runner_config::{Recording, RunnerConfig};

@@ -11,7 +11,7 @@ use serving_types::{
 use tensor_backend::{Backend, Sample, SlotHistory, StepInputs};
 
 use crate::{
-    Checkpoint, LoadProgress, ModelError, RunnerConfig,
+    Checkpoint, LoadProgress, ModelError, Recording, RunnerConfig,
     activations::{ActivationShapes, Activations},
     decoder::{Decoder, StepState},
     inputs::InputPreparation,
@@ -106,7 +106,9 @@ impl<B: Backend> ModelRunner<B> {
             logit_rows: config.logit_rows(),
             memory: plan.entries,
         };
-        runner.record_decodes().map_err(ModelError::backend)?;
+        if config.recording == Recording::DecodeSteps {
+            runner.record_decodes().map_err(ModelError::backend)?;
+        }
         runner.memory.extend(runner.backend.measure_rest().map_err(ModelError::backend)?);
         Ok(runner)
     }

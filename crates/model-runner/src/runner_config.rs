@@ -26,6 +26,19 @@ pub struct RunnerConfig {
     pub max_batch_rows: u32,
     /// Most likely tokens that can be reported for a position. At most the vocabulary.
     pub max_top_logprobs: u32,
+    /// Whether decode steps are recorded, where the backend can.
+    pub recording: Recording,
+}
+
+/// What a runner records before its first step, to replay it later with less work for the host. The results are the same
+/// bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Recording {
+    /// Decode steps of every size that the backend names.
+    #[default]
+    DecodeSteps,
+    /// Nothing: every op is enqueued anew.
+    Off,
 }
 
 /// Logit rows that are computed at once: as many as rows a step, within these bounds. More go through in slices, so that

@@ -97,6 +97,10 @@ pub(crate) struct EngineArgs {
     /// Share of a GPU's memory to use, in (0, 1] [default: 0.9]. Has no effect on the CPU.
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) gpu_memory_utilization: Option<f64>,
+    /// Enqueue every op of a step anew instead of replaying recorded decode steps. The tokens are the same. Has no effect on
+    /// the CPU.
+    #[arg(long)]
+    pub(crate) enforce_eager: bool,
     /// Share the KV blocks of equal prompt prefixes, which is the default.
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     pub(crate) enable_prefix_caching: bool,
@@ -197,7 +201,7 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 13] = [
+const FLAGS_OF_LOADING: [&str; 14] = [
     "model",
     "config",
     "device",
@@ -209,6 +213,7 @@ const FLAGS_OF_LOADING: [&str; 13] = [
     "block_size",
     "kv_cache_memory_bytes",
     "gpu_memory_utilization",
+    "enforce_eager",
     "enable_prefix_caching",
     "no_enable_prefix_caching",
 ];

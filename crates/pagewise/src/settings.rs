@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use anyhow::{Result, anyhow, bail};
 use engine::{EngineConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
-use model_runner::{Checkpoint, MemoryPlan, ModelError, RunnerConfig, plan_memory};
+use model_runner::{Checkpoint, MemoryPlan, ModelError, Recording, RunnerConfig, plan_memory};
 use tensor_backend::{Backend, Element};
 
 use crate::cli::EngineArgs;
@@ -61,6 +61,7 @@ impl Settings {
             max_batch_tokens: args.max_num_batched_tokens.unwrap_or(default_max_batch_tokens),
             max_batch_rows: max_num_seqs,
             max_top_logprobs: MAX_LOGPROBS.min(checkpoint.config().vocab_size),
+            recording: if args.enforce_eager { Recording::Off } else { Recording::DecodeSteps },
         };
         let plan = plan_memory(backend, checkpoint, &runner).map_err(by_flag)?;
         let pool = KvPool { plan: &plan, memory: offer.memory, wanted: args.kv_cache_memory_bytes };
@@ -269,6 +270,7 @@ mod tests {
                 max_batch_tokens: 8192,
                 max_batch_rows: 512,
                 max_top_logprobs: 20,
+                recording: Recording::DecodeSteps,
             };
             let plan = plan_memory(&backend, &checkpoint(), &runner).expect("limits in range");
             plan.entries.iter().map(|entry| entry.bytes).sum::<u64>() - plan.block_bytes

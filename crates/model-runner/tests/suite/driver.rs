@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use model_runner::{Checkpoint, ModelRunner, RunnerConfig};
+use model_runner::{Checkpoint, ModelRunner, Recording, RunnerConfig};
 use serving_types::{
     Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, OpenSlot, PositionLogprobs, Row, RowInput, RowSlot,
     SamplingParams, Score, StepId, TokenId,
 };
-use tensor_backend::Element;
+use tensor_backend::{Backend, Element};
 
 /// Limits that suit tests. Every test says what it needs otherwise.
 pub(crate) fn runner_config() -> RunnerConfig {
@@ -20,6 +20,7 @@ pub(crate) fn runner_config() -> RunnerConfig {
         max_batch_tokens: 128,
         max_batch_rows: 8,
         max_top_logprobs: 128,
+        recording: Recording::DecodeSteps,
     }
 }
 
@@ -29,8 +30,8 @@ pub(crate) fn cpu(precision: Precision) -> CpuBackend {
 }
 
 /// An executor with its batch, and blocks that are handed out once.
-pub(crate) struct Driver {
-    pub(crate) executor: ModelRunner<CpuBackend>,
+pub(crate) struct Driver<B: Backend = CpuBackend> {
+    pub(crate) executor: ModelRunner<B>,
     pub(crate) batch: Batch,
     pub(crate) output: BatchOutput,
     next_block: u32,
@@ -76,8 +77,10 @@ impl Driver {
     pub(crate) fn new(precision: Precision, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
         Self::with_backend(cpu(precision), checkpoint, config)
     }
+}
 
-    pub(crate) fn with_backend(backend: CpuBackend, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
+impl<B: Backend> Driver<B> {
+    pub(crate) fn with_backend(backend: B, checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Self {
         let executor = ModelRunner::load(backend, checkpoint, config, &mut |_| {}).expect("the model loads");
         Self { executor, batch: Batch::new(), output: BatchOutput::default(), next_block: 0, next_step: 1 }
     }

@@ -14,26 +14,26 @@ use crate::{
 };
 
 #[derive(Deserialize)]
-struct Golden {
-    cases: Vec<Case>,
+pub(crate) struct Golden {
+    pub(crate) cases: Vec<Case>,
 }
 
 /// A chat, and its greedy continuation.
 #[derive(Deserialize)]
-struct Case {
-    prompt_ids: Vec<TokenId>,
-    output_ids: Vec<TokenId>,
+pub(crate) struct Case {
+    pub(crate) prompt_ids: Vec<TokenId>,
+    pub(crate) output_ids: Vec<TokenId>,
     /// Of each output token's position, most likely first.
-    top5_logprobs: Vec<Vec<(TokenId, f32)>>,
+    pub(crate) top5_logprobs: Vec<Vec<(TokenId, f32)>>,
 }
 
 #[derive(Deserialize)]
-struct Perplexity {
-    ids: Vec<TokenId>,
-    ppl: f64,
+pub(crate) struct Perplexity {
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) ppl: f64,
 }
 
-fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> T {
+pub(crate) fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> T {
     let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/smollm2")).join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -50,8 +50,8 @@ fn model_path() -> PathBuf {
     })
 }
 
-/// The model on the CPU, with room for every test here; `None`, said aloud, if the model is not on this machine.
-fn driver(precision: Precision) -> Option<Driver> {
+/// The model file; `None`, said aloud, if it is not on this machine.
+pub(crate) fn model_file() -> Option<Vec<u8>> {
     let path = model_path();
     let Ok(file) = std::fs::read(&path) else {
         let absent = format!("the demo model is not at {}; fetch it with 'cargo xtask pull-demo'", path.display());
@@ -59,23 +59,33 @@ fn driver(precision: Precision) -> Option<Driver> {
         println!("skipped: {absent}");
         return None;
     };
+    Some(file)
+}
+
+/// Limits with room for the chats and for the text.
+pub(crate) fn smollm2_config() -> RunnerConfig {
+    RunnerConfig {
+        num_blocks: 400,
+        max_model_len: 2048,
+        max_batch_tokens: 512,
+        max_top_logprobs: 20,
+        ..runner_config()
+    }
+}
+
+/// The model on the CPU, with room for every test here.
+fn driver(precision: Precision) -> Option<Driver> {
+    let file = model_file()?;
     let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
     let kv_element = match precision {
         Precision::Exact => Element::F32,
         Precision::Native => Element::F16,
     };
-    let config = RunnerConfig {
-        num_blocks: 400,
-        kv_element,
-        max_model_len: 2048,
-        max_batch_tokens: 512,
-        max_top_logprobs: 5,
-        ..runner_config()
-    };
+    let config = RunnerConfig { kv_element, ..smollm2_config() };
     Some(Driver::new(precision, &checkpoint, &config))
 }
 
-fn perplexity(positions: &[Position]) -> f64 {
+pub(crate) fn perplexity(positions: &[Position]) -> f64 {
     let sum: f64 = positions.iter().map(|position| f64::from(-position.logprob)).sum();
     (sum / positions.len() as f64).exp()
 }

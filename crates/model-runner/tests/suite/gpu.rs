@@ -1,0 +1,241 @@
+//! The runner on the GPU. Without one each test says so and is skipped; with `PAGEWISE_REQUIRE_CUDA=1` it fails instead.
+//!
+//! A model in bfloat16 has no golden bits: products of different shapes add in different orders. It is measured as
+//! transformers in bfloat16 was on the same positions, by the distance of its log-probabilities from those of the float32
+//! reference.
+
+use backend_cpu::Precision;
+use backend_cuda::{CudaBackend, CudaConfig};
+use model_format::ModelConfig;
+use model_runner::{Checkpoint, Recording, RunnerConfig};
+use serde::Deserialize;
+use serving_types::{SamplingParams, TokenId};
+use tensor_backend::Element;
+
+use crate::{
+    driver::{Ask, Driver, Position, runner_config},
+    smollm2::{Case, Golden, Perplexity, fixture, model_file, perplexity, smollm2_config},
+    tiny::parse_gguf,
+};
+
+/// What `fixtures/smollm2/make_bf16.py` measured.
+#[derive(Deserialize)]
+struct OfTransformers {
+    /// Over all output positions and the reference's five most likely tokens.
+    mean_abs_logprob_difference: f64,
+}
+
+/// The backend, if this machine has what it takes.
+fn backend(element: Element) -> Option<CudaBackend> {
+    match CudaBackend::open(&CudaConfig { element, ..CudaConfig::default() }) {
+        Ok(backend) => Some(backend),
+        Err(error) => {
+            assert!(std::env::var_os("PAGEWISE_REQUIRE_CUDA").is_none_or(|value| value != "1"), "{error}");
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+fn driver(checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Option<Driver<CudaBackend>> {
+    Some(Driver::with_backend(backend(config.kv_element)?, checkpoint, config))
+}
+
+/// SmolLM2 on the GPU.
+fn smollm2(config: &RunnerConfig) -> Option<Driver<CudaBackend>> {
+    let file = model_file()?;
+    let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
+    driver(&checkpoint, config)
+}
+
+fn bf16_config() -> RunnerConfig {
+    RunnerConfig { kv_element: Element::BF16, max_batch_rows: 32, ..smollm2_config() }
+}
+
+/// Distance from the reference, summed over positions.
+#[derive(Default)]
+struct Distance {
+    sum: f64,
+    num: usize,
+    /// Positions at which the reference is sure and the most likely token is another.
+    others: Vec<String>,
+}
+
+impl Distance {
+    /// Adds the output positions of a case.
+    fn add(&mut self, name: &str, case: &Case, outputs: &[Position]) {
+        assert_eq!(outputs.len(), case.top5_logprobs.len());
+        for (step, (position, reference)) in outputs.iter().zip(&case.top5_logprobs).enumerate() {
+            for (token, logprob) in reference {
+                let found = position.top.iter().find(|(found, _)| found == token);
+                let &(_, found) = found.unwrap_or_else(|| panic!("{name}, {step}: {token} is not among the likely"));
+                self.sum += f64::from((found - logprob).abs());
+                self.num += 1;
+            }
+            if reference[0].1 - reference[1].1 > 0.5 && position.top[0].0 != reference[0].0 {
+                self.others.push(format!("{name}, output {step}"));
+            }
+        }
+    }
+
+    /// At most 1.1 times as far as transformers in bfloat16, and sure where the reference is.
+    #[track_caller]
+    fn check(&self, way: &str) {
+        let theirs: OfTransformers = fixture("bf16.json");
+        let ours = self.sum / self.num as f64;
+        println!("{way}: {ours:.5}, transformers in bfloat16: {:.5}", theirs.mean_abs_logprob_difference);
+        assert!(self.others.is_empty(), "{way}: {:?}", self.others);
+        assert!(ours <= 1.1 * theirs.mean_abs_logprob_difference, "{way}: {ours}");
+    }
+}
+
+/// The output positions of a case, with the reference's ids fed in, its tokens in chunks.
+fn teacher_forced(driver: &mut Driver<CudaBackend>, slot: u32, case: &Case, chunk: usize) -> Vec<Position> {
+    let ids = [case.prompt_ids.as_slice(), &case.output_ids].concat();
+    driver.score(slot, &ids, chunk, 20).split_off(case.prompt_ids.len() - 1)
+}
+
+#[test]
+fn smollm2_is_as_near_to_its_reference_as_transformers_however_prompts_are_cut() {
+    let Some(mut driver) = smollm2(&RunnerConfig { num_blocks: 1600, ..bf16_config() }) else { return };
+    let golden: Golden = fixture("golden.json");
+    // Whole prompts, chunks that begin behind a cached prefix, and decode rows alone.
+    for chunk in [512, 33, 1] {
+        let mut distance = Distance::default();
+        for (slot, case) in (0..).zip(&golden.cases) {
+            distance.add(&format!("chat {slot}"), case, &teacher_forced(&mut driver, slot, case, chunk));
+        }
+        distance.check(&format!("chunks of {chunk}"));
+    }
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let found = perplexity(&driver.score(0, &text.ids, 512, 0));
+    println!("perplexity: {found:.4}, of the reference: {:.4}", text.ppl);
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
+}
+
+/// A prefix that another request has computed, its blocks shared; then all cases in one batch, and a crowd around them.
+#[test]
+fn smollm2_is_as_near_behind_a_shared_prefix_and_in_a_crowd() {
+    let Some(mut driver) = smollm2(&RunnerConfig { num_blocks: 1600, ..bf16_config() }) else { return };
+    let golden: Golden = fixture("golden.json");
+    let mut warm = Distance::default();
+    for (slot, case) in (0..).zip(&golden.cases) {
+        let ids = [case.prompt_ids.as_slice(), &case.output_ids].concat();
+        let cut = case.prompt_ids.len() / 16 * 16;
+        let mut first = driver.open(slot, &ids, &SamplingParams::default());
+        driver.row(&mut first, &ids[..cut], Ask::default());
+        driver.run();
+        let mut second = driver.open(slot + 8, &ids, &SamplingParams::default());
+        second.len = cut as u32;
+        second.blocks.clone_from(&first.blocks);
+        let targets = &ids[case.prompt_ids.len()..];
+        let ask = Ask { score: Some(((case.prompt_ids.len() - 1 - cut) as u32, targets)), num_top: 20, sample: false };
+        driver.row(&mut second, &ids[cut..ids.len() - 1], ask);
+        driver.run();
+        warm.add(&format!("chat {slot}"), case, &driver.positions(0));
+    }
+    warm.check("behind a shared prefix");
+
+    let mut crowd = Distance::default();
+    let mut outputs = vec![Vec::new(); 32];
+    let mut sequences = Vec::new();
+    let chosen = |row: usize| &golden.cases[row % golden.cases.len()];
+    for row in 0..32 {
+        let case = chosen(row);
+        let mut sequence = driver.open(row as u32, &case.prompt_ids, &SamplingParams::default());
+        let len = case.prompt_ids.len();
+        driver.row(&mut sequence, &case.prompt_ids[..len - 1], Ask::default());
+        driver.run();
+        sequences.push(sequence);
+    }
+    for step in 0..chosen(0).output_ids.len() {
+        for (row, sequence) in sequences.iter_mut().enumerate() {
+            let case = chosen(row);
+            let last = if step == 0 { *case.prompt_ids.last().expect("a prompt") } else { case.output_ids[step - 1] };
+            let target = [case.output_ids[step]];
+            driver.row(sequence, &[last], Ask { score: Some((0, &target)), num_top: 20, sample: false });
+        }
+        driver.run();
+        for (row, outputs) in outputs.iter_mut().enumerate() {
+            outputs.extend(driver.positions(row));
+        }
+    }
+    for (row, outputs) in outputs.iter().enumerate() {
+        crowd.add(&format!("row {row}"), chosen(row), outputs);
+    }
+    crowd.check("in a crowd of 32");
+}
+
+#[test]
+fn recorded_steps_and_steps_enqueued_anew_give_the_same_bits() {
+    let golden: Golden = fixture("golden.json");
+    let sampling = SamplingParams { logprobs: Some(5), ..SamplingParams::default() };
+    let run = |recording| {
+        let mut driver = smollm2(&RunnerConfig { recording, ..bf16_config() })?;
+        let mut sequences = Vec::new();
+        for (slot, case) in (0..).zip(&golden.cases) {
+            let mut sequence = driver.open(slot, &case.prompt_ids, &sampling);
+            driver.row(&mut sequence, &case.prompt_ids, Ask::sample());
+            sequences.push(sequence);
+        }
+        let mut found: Vec<(TokenId, Vec<u32>)> = Vec::new();
+        for _ in 0..40 {
+            driver.run();
+            for row in 0..sequences.len() {
+                let bits = driver.positions(row)[0].top.iter().map(|(_, logprob)| logprob.to_bits()).collect();
+                found.push((driver.sampled(row), bits));
+            }
+            // Rows leave one by one, so that more than one size is replayed.
+            if found.len().is_multiple_of(7) && sequences.len() > 1 {
+                sequences.pop();
+            }
+            sequences.iter_mut().for_each(|sequence| driver.row_of_last_sampled(sequence, Ask::sample()));
+        }
+        Some(found)
+    };
+    let Some(recorded) = run(Recording::DecodeSteps) else { return };
+    assert_eq!(Some(recorded), run(Recording::Off));
+}
+
+/// A model of random weights with heads of a size that the GPU's kernels are made for.
+fn random_model(architecture: &str, extra: &serde_json::Value) -> ModelConfig {
+    let mut config = serde_json::json!({
+        "architectures": [architecture], "hidden_act": "silu", "hidden_size": 256, "intermediate_size": 384,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 1024, "rope_theta": 10000.0, "torch_dtype": "float32",
+    });
+    config.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+    ModelConfig::from_json(&config.to_string()).expect("a valid config")
+}
+
+#[test]
+fn every_architecture_is_near_to_the_exact_cpu_path() {
+    let llama3 = serde_json::json!({"model_type": "llama", "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }});
+    let models = [
+        random_model("LlamaForCausalLM", &llama3),
+        random_model("MistralForCausalLM", &serde_json::json!({"model_type": "mistral", "sliding_window": 100})),
+        random_model("Qwen2ForCausalLM", &serde_json::json!({"model_type": "qwen2"})),
+        random_model("Qwen3ForCausalLM", &serde_json::json!({"model_type": "qwen3", "head_dim": 128})),
+    ];
+    let tokens: Vec<TokenId> = (0..600).map(|i| (i * i * 7 + i) % 512).collect();
+    for model in models {
+        let checkpoint = Checkpoint::dummy(model.clone(), 5).expect("a supported architecture");
+        let config =
+            RunnerConfig { max_model_len: 1024, max_batch_tokens: 600, max_top_logprobs: 20, ..runner_config() };
+        let expected = Driver::new(Precision::Exact, &checkpoint, &config).score(0, &tokens, 600, 20);
+        for (element, tolerance) in [(Element::BF16, 5e-2), (Element::F16, 1e-2)] {
+            let config = RunnerConfig { kv_element: element, num_blocks: 160, ..config };
+            let Some(mut driver) = driver(&checkpoint, &config) else { return };
+            for (slot, chunk) in [(0, 600), (1, 37), (2, 1)] {
+                let scored = driver.score(slot, &tokens, chunk, 20);
+                let difference = |(ours, exact): (&Position, &Position)| (ours.logprob - exact.logprob).abs();
+                let worst = scored.iter().zip(&expected).map(difference).fold(0.0, f32::max);
+                println!("{} in {element:?}, chunks of {chunk}: {worst:.5}", model.architecture);
+                assert!(worst < tolerance, "{} in {element:?}, chunks of {chunk}: {worst}", model.architecture);
+            }
+        }
+    }
+}
