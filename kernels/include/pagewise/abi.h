@@ -23,6 +23,8 @@ typedef int32_t PwStatus;
 #define PW_UNSUPPORTED (-1)
 /* A size, a stride or a pointer's alignment is out of range: a bug of the caller. */
 #define PW_INVALID (-2)
+/* From pw_load_all alone: the process loads kernels lazily. */
+#define PW_LAZY (-3)
 
 /* Element of activations and of the KV pool. */
 typedef int32_t PwElement;
@@ -49,7 +51,8 @@ typedef struct PwKvView {
 /* PW_ABI_VERSION of the library. */
 uint32_t pw_abi_version(void);
 
-/* Loads every kernel of the library into the current context, so that no later launch loads code. */
+/* Loads the library into the current context, or says why the device cannot run it. No later launch loads code if the
+ * process set CUDA_MODULE_LOADING=EAGER before its first CUDA call; else PW_LAZY, and kernels work but load when first used. */
 PwStatus pw_load_all(void);
 
 /* A fault's name for people, in English; never null. */

@@ -134,7 +134,8 @@ typedef struct PwFillRandom {
 
 PwStatus pw_fill_random(const PwFillRandom *op, PwStream stream);
 
-/* Copies whole blocks, all layers, one after another where they overlap: copies[i] = (from, to). */
+/* Copies whole blocks, all layers: copies[i] = (from, to). All at once, so no copy may read or write a block that another
+ * one writes. */
 typedef struct PwCopyBlocks {
   void *pool;
   /* [num_copies][2], on the device */
@@ -144,7 +145,6 @@ typedef struct PwCopyBlocks {
   int64_t block_bytes;
 } PwCopyBlocks;
 
-/* All copies at once: no copy reads or writes a block that another one writes. */
 PwStatus pw_copy_blocks(const PwCopyBlocks *op, PwStream stream);
 
 #ifdef __cplusplus

@@ -49,7 +49,7 @@ typedef struct PwTableUpdate {
   int32_t block;
 } PwTableUpdate;
 
-/* Applies table updates. */
+/* Applies table updates, all at once: no entry may be set twice. */
 typedef struct PwApplyUpdates {
   /* [num_updates], on the device or page-locked */
   const PwTableUpdate *updates;
