@@ -373,9 +373,9 @@ void check_all() {
   }
   for (int64_t bytes : {4, 100, 16, 40960}) check_copies_and_updates(bytes, random);
   std::printf("%d results of row ops compared\n", num_expected);
-  lab::check("pw_load_all: eager", pw_load_all(), 0);
+  lab::check("pw_check_device", pw_check_device(), 0);
   lab::check("pw_abi_version", pw_abi_version() == PW_ABI_VERSION ? 0 : 1, 0);
-  for (int status : {PW_OK, PW_UNSUPPORTED, PW_INVALID, PW_LAZY, -99, 2, 700}) std::printf("%d: %s\n", status, pw_status_name(status));
+  for (int status : {PW_OK, PW_UNSUPPORTED, PW_INVALID, -99, 2, 700}) std::printf("%d: %s\n", status, pw_status_name(status));
 }
 
 __global__ void empty() {
@@ -480,8 +480,6 @@ void time_all() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Before the first CUDA call, as pw_load_all asks.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
   check_all();
   if (argc < 2 || std::strcmp(argv[1], "--check") != 0) time_all();
   std::printf("%d failures\n", lab::failures());

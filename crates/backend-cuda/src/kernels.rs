@@ -43,7 +43,7 @@ macro_rules! enqueue {
 impl Kernels {
     pub(crate) fn new(library: &'static KernelLibrary, device: Arc<Device>) -> Result<Self, CudaError> {
         // SAFETY: takes nothing; the device's context is current.
-        check("pw_load_all", unsafe { library.pw_load_all() })?;
+        check("pw_check_device", unsafe { library.pw_check_device() })?;
         Ok(Self { library, device })
     }
 

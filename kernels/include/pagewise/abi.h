@@ -23,8 +23,6 @@ typedef int32_t PwStatus;
 #define PW_UNSUPPORTED (-1)
 /* A size, a stride or a pointer's alignment is out of range: a bug of the caller. */
 #define PW_INVALID (-2)
-/* From pw_load_all alone: the process loads kernels lazily. */
-#define PW_LAZY (-3)
 
 /* Element of activations and of the KV pool. */
 typedef int32_t PwElement;
@@ -51,9 +49,8 @@ typedef struct PwKvView {
 /* PW_ABI_VERSION of the library. */
 uint32_t pw_abi_version(void);
 
-/* Loads the library into the current context, or says why the device cannot run it. No later launch loads code if the
- * process set CUDA_MODULE_LOADING=EAGER before its first CUDA call; else PW_LAZY, and kernels work but load when first used. */
-PwStatus pw_load_all(void);
+/* Whether the current context's device can run the library's kernels; else what the runtime says. */
+PwStatus pw_check_device(void);
 
 /* A fault's name for people, in English; never null. */
 const char *pw_status_name(PwStatus status);

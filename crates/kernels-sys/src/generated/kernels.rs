@@ -658,7 +658,7 @@ const _: () = {
         "Offset of field: PwTableUpdate::block",
     ][::std::mem::offset_of!(PwTableUpdate, block) - 8usize];
 };
-/// Applies table updates.
+/// Applies table updates, all at once: no entry may be set twice.
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct PwApplyUpdates {
@@ -1055,7 +1055,8 @@ impl Default for PwFillRandom {
         }
     }
 }
-/// Copies whole blocks, all layers, one after another where they overlap: copies[i] = (from, to).
+/** Copies whole blocks, all layers: copies[i] = (from, to). All at once, so no copy may read or write a block that another
+ one writes.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct PwCopyBlocks {
@@ -1378,7 +1379,7 @@ impl Default for PwSample {
 pub struct KernelLibrary {
     __library: ::libloading::Library,
     pub pw_abi_version: unsafe extern "C" fn() -> u32,
-    pub pw_load_all: unsafe extern "C" fn() -> PwStatus,
+    pub pw_check_device: unsafe extern "C" fn() -> PwStatus,
     pub pw_status_name: unsafe extern "C" fn(
         status: PwStatus,
     ) -> *const ::std::os::raw::c_char,
@@ -1480,7 +1481,8 @@ impl KernelLibrary {
         let __library = library.into();
         let pw_abi_version = unsafe { __library.get(b"pw_abi_version\0") }
             .map(|sym| *sym)?;
-        let pw_load_all = unsafe { __library.get(b"pw_load_all\0") }.map(|sym| *sym)?;
+        let pw_check_device = unsafe { __library.get(b"pw_check_device\0") }
+            .map(|sym| *sym)?;
         let pw_status_name = unsafe { __library.get(b"pw_status_name\0") }
             .map(|sym| *sym)?;
         let pw_decode_attention = unsafe { __library.get(b"pw_decode_attention\0") }
@@ -1529,7 +1531,7 @@ impl KernelLibrary {
         Ok(KernelLibrary {
             __library,
             pw_abi_version,
-            pw_load_all,
+            pw_check_device,
             pw_status_name,
             pw_decode_attention,
             pw_decode_split_tokens,
@@ -1559,9 +1561,9 @@ impl KernelLibrary {
     pub unsafe fn pw_abi_version(&self) -> u32 {
         unsafe { (self.pw_abi_version)() }
     }
-    /// Loads every kernel of the library into the current context, so that no later launch loads code.
-    pub unsafe fn pw_load_all(&self) -> PwStatus {
-        unsafe { (self.pw_load_all)() }
+    /// Whether the current context's device can run the library's kernels; else what the runtime says.
+    pub unsafe fn pw_check_device(&self) -> PwStatus {
+        unsafe { (self.pw_check_device)() }
     }
     /// A fault's name for people, in English; never null.
     pub unsafe fn pw_status_name(
@@ -1691,7 +1693,6 @@ impl KernelLibrary {
     ) -> PwStatus {
         unsafe { (self.pw_fill_random)(op, stream) }
     }
-    /// All copies at once: no copy reads or writes a block that another one writes.
     pub unsafe fn pw_copy_blocks(
         &self,
         op: *const PwCopyBlocks,
