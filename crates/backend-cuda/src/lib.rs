@@ -262,9 +262,12 @@ fn panel_bytes(parts: &[WeightPart<'_>], element: Element, rows: usize) -> usize
     parts.iter().map(|part| panel_rows(part.rows, part.cols, element) * part.cols * element.bytes()).max().unwrap_or(0)
 }
 
+/// Rows of a gated product that are made at a time: enough to fill the GPU, few enough for their halves to take little room.
+const MAX_GATED_ROWS: usize = 2048;
+
 /// Bytes of both halves of a gated product, before they become one.
 fn gated_bytes(n: usize, element: Element, rows: usize) -> usize {
-    (rows * n * element.bytes()).next_multiple_of(256)
+    (rows.min(MAX_GATED_ROWS) * n * element.bytes()).next_multiple_of(256)
 }
 
 impl Backend for CudaBackend {
@@ -505,18 +508,25 @@ impl Backend for CudaBackend {
         let gated_bytes = gated_bytes(weight.n, self.element, rows);
         let panel_bytes = self.panel_bytes(weight, rows);
         let scratch = self.scratch(gated_bytes + panel_bytes)?;
-        let halves = scratch.part(0, rows * weight.n * self.element.bytes());
         let panel = (panel_bytes > 0).then(|| scratch.part(gated_bytes, panel_bytes));
-        let (x, out_element) = (x.leading(rows, weight.k), self.element);
-        self.multiply(&Multiply { x, weight, out: halves, out_element, rows, panel })?;
         let cols = weight.n / 2;
-        self.kernels.silu_mul(&PwSiluMul {
-            x: halves.as_ptr(),
-            out: out.leading(rows, cols).as_ptr(),
-            rows: rows as i32,
-            cols: cols as i32,
-            element: element_code(self.element),
-        })
+        let (x, out) = (x.leading(rows, weight.k), out.leading(rows, cols));
+        let row_bytes = |cols: usize| cols * self.element.bytes();
+        let (x_bytes, halves_bytes, out_bytes) = (row_bytes(weight.k), row_bytes(weight.n), row_bytes(cols));
+        for first in (0..rows).step_by(MAX_GATED_ROWS) {
+            let rows = MAX_GATED_ROWS.min(rows - first);
+            let halves = scratch.part(0, rows * halves_bytes);
+            let x = x.part(first * x_bytes, rows * x_bytes);
+            self.multiply(&Multiply { x, weight, out: halves, out_element: self.element, rows, panel })?;
+            self.kernels.silu_mul(&PwSiluMul {
+                x: halves.as_ptr(),
+                out: out.part(first * out_bytes, rows * out_bytes).as_ptr(),
+                rows: rows as i32,
+                cols: cols as i32,
+                element: element_code(self.element),
+            })?;
+        }
+        Ok(())
     }
 
     fn rope_append(&mut self, op: RopeAppend<'_, Self>) -> Result<(), CudaError> {

@@ -4,6 +4,7 @@
 
 use core::ffi::c_void;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +34,17 @@ pub(crate) struct ProductShape {
     pub(crate) out_element: Element,
 }
 
+/// Bytes that the addresses of weight, x and out are multiples of; at most what kernels may ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Alignments([u32; 3]);
+
+impl Alignments {
+    fn of(ranges: [DeviceRange; 3]) -> Self {
+        const MOST: u32 = 256;
+        Self(ranges.map(|range| 1 << (range.as_ptr::<u8>().addr() as u64 | u64::from(MOST)).trailing_zeros()))
+    }
+}
+
 /// A shape with all that cuBLASLt wants to know of it.
 #[derive(Debug)]
 struct Plan {
@@ -48,7 +60,7 @@ struct Plan {
 pub(crate) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: DeviceMemory,
-    plans: HashMap<ProductShape, Plan>,
+    plans: HashMap<(ProductShape, Alignments), Plan>,
     device: Arc<Device>,
 }
 
@@ -78,11 +90,13 @@ impl Products {
         out: DeviceRange,
     ) -> Result<(), CudaError> {
         check_bounds(&shape, x, weight, out);
-        if !self.plans.contains_key(&shape) {
-            let plan = Plan::new(self.handle, &shape)?;
-            self.plans.insert(shape, plan);
-        }
-        let plan = &self.plans[&shape];
+        let plan = match self.plans.entry((shape, Alignments::of([weight, x, out]))) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let &(shape, alignments) = entry.key();
+                entry.insert(Plan::new(self.handle, &shape, alignments)?)
+            }
+        };
         let (one, zero) = (1.0_f32, 0.0_f32);
         // SAFETY: the descriptors are live, the ranges hold the matrices that they describe, and the workspace is as large as
         // the algorithm was chosen for.
@@ -121,7 +135,7 @@ impl Drop for Products {
 
 impl Plan {
     /// cuBLAS thinks in columns: a row-major matrix is the transpose of a column-major one, so `outᵀ = weight · xᵀ`.
-    fn new(handle: sys::cublasLtHandle_t, shape: &ProductShape) -> Result<Self, CudaError> {
+    fn new(handle: sys::cublasLtHandle_t, shape: &ProductShape, alignments: Alignments) -> Result<Self, CudaError> {
         let &ProductShape { rows, n, k, out_stride, element, out_element } = shape;
         let layout = |element, rows: usize, cols: usize, stride: usize| {
             result::create_matrix_layout(data_type(element), rows as u64, cols as u64, stride as i64)
@@ -144,7 +158,7 @@ impl Plan {
         .during("cublasLtMatmulDescSetAttribute")?;
         let (weight, x, out) =
             (layout(element, k, n, k)?, layout(element, k, rows, k)?, layout(out_element, n, rows, out_stride)?);
-        let algorithm = choose(handle, operation, [weight, x, out])?;
+        let algorithm = choose(handle, operation, [weight, x, out], alignments)?;
         Ok(Self { operation, weight, x, out, algorithm })
     }
 }
@@ -161,25 +175,52 @@ impl Drop for Plan {
     }
 }
 
+use sys::cublasLtMatmulPreferenceAttributes_t as PreferenceKey;
+
+const ALIGNMENT_KEYS: [PreferenceKey; 4] = [
+    PreferenceKey::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+    PreferenceKey::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+    PreferenceKey::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+    PreferenceKey::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+];
+
 /// The first algorithm that the library's heuristic names for this shape and workspace.
 fn choose(
     handle: sys::cublasLtHandle_t,
     operation: sys::cublasLtMatmulDesc_t,
-    [weight, x, out]: [sys::cublasLtMatrixLayout_t; 3],
+    [weight_layout, x_layout, out_layout]: [sys::cublasLtMatrixLayout_t; 3],
+    Alignments(alignments): Alignments,
 ) -> Result<sys::cublasLtMatmulAlgo_t, CudaError> {
     let preference = result::create_matmul_pref().during("cublasLtMatmulPreferenceCreate")?;
-    let workspace_bytes = WORKSPACE_BYTES;
-    // SAFETY: the preference is live, and the attribute is a size.
-    let found = unsafe {
-        result::set_matmul_pref_attribute(
-            preference,
-            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-            (&raw const workspace_bytes).cast(),
-            size_of::<usize>(),
-        )
-        // SAFETY: all descriptors are live.
-        .and_then(|()| result::get_matmul_algo_heuristic(handle, operation, weight, x, out, out, preference))
+    let set = |attribute, value: *const c_void, size| {
+        // SAFETY: the preference is live, and the value is as wide as the attribute.
+        unsafe { result::set_matmul_pref_attribute(preference, attribute, value, size) }
     };
+    let workspace_bytes = WORKSPACE_BYTES;
+    let found = set(
+        PreferenceKey::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+        (&raw const workspace_bytes).cast(),
+        size_of::<usize>(),
+    )
+    .and_then(|()| {
+        // `out` is both what is added to and what is written.
+        let [weight, x, out] = &alignments;
+        for (key, alignment) in ALIGNMENT_KEYS.into_iter().zip([weight, x, out, out]) {
+            set(key, (&raw const *alignment).cast(), size_of::<u32>())?;
+        }
+        // SAFETY: all descriptors are live.
+        unsafe {
+            result::get_matmul_algo_heuristic(
+                handle,
+                operation,
+                weight_layout,
+                x_layout,
+                out_layout,
+                out_layout,
+                preference,
+            )
+        }
+    });
     // SAFETY: created above, destroyed once.
     let _ = unsafe { result::destroy_matmul_pref(preference) };
     Ok(found.during("cublasLtMatmulAlgoGetHeuristic")?.algo)

@@ -11,7 +11,7 @@ fn backend(element: Element) -> Option<CudaBackend> {
     match CudaBackend::open(&CudaConfig { element, ..CudaConfig::default() }) {
         Ok(backend) => Some(backend),
         Err(error) => {
-            assert!(std::env::var_os("PAGEWISE_REQUIRE_CUDA").is_none_or(|value| value != "1"), "{error}");
+            assert!(std::env::var_os("PAGEWISE_REQUIRE_CUDA").is_none_or(|value| value != "1"), "{error:?}");
             println!("skipped: {error}");
             None
         }

@@ -69,5 +69,8 @@ fn anything_else_is_refused_with_its_reason() {
     check(|folder| library(folder, Some(u32::MAX), &all), Err(&other));
     // The version comes first: a library of another version may well lack what this one has.
     check(|folder| library(folder, Some(u32::MAX), &[]), Err(&other));
-    check(|folder| library(folder, Some(PW_ABI_VERSION), &["pw_check_device"]), Err("undefined symbol: pw_status_name"));
+    check(
+        |folder| library(folder, Some(PW_ABI_VERSION), &["pw_check_device"]),
+        Err("undefined symbol: pw_status_name"),
+    );
 }

@@ -15,7 +15,7 @@ use crate::{machine, output};
 const DEFAULT_GPU_SHARE: f64 = 0.9;
 /// Of that share, what recorded steps and the driver's rounding of allocations may take. Compared with what they took once
 /// everything is loaded.
-const GPU_RESERVE_BYTES: u64 = 256 << 20;
+const GPU_RESERVE_BYTES: u64 = 96 << 20;
 
 /// A device that is ready for a model.
 pub(crate) enum Opened {
