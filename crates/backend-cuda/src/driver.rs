@@ -61,6 +61,11 @@ impl Device {
         self.context.compute_capability().during("cuDeviceGetAttribute")
     }
 
+    pub(crate) fn num_multiprocessors(&self) -> Result<i32, CudaError> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        self.context.attribute(attribute).during("cuDeviceGetAttribute")
+    }
+
     /// Bytes that are free now, and in all.
     pub(crate) fn memory_bytes(&self) -> Result<(u64, u64), CudaError> {
         self.bind()?;

@@ -19,6 +19,7 @@ mod plan;
 mod product;
 mod sampler;
 mod sizes;
+mod tuning;
 mod weight;
 
 pub use buffer::{Buffer, Kv};
@@ -26,6 +27,7 @@ pub use driver::Graph;
 pub use error::CudaError;
 pub use inputs::Inputs;
 pub use sampler::{Sampler, Samples};
+pub use tuning::{Tuned, WeightShape};
 pub use weight::Weight;
 
 use core::ops::Range;
@@ -47,6 +49,7 @@ use crate::buffer::element_code;
 use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::kernels::Kernels;
 use crate::plan::Cuts;
+use crate::product::table::Card;
 use crate::product::{ProductShape, Products};
 use crate::weight::{PartView, Uploader};
 
@@ -75,6 +78,8 @@ pub struct CudaBackend {
     element: Element,
     description: String,
     products: Products,
+    /// What measured algorithms depend on.
+    card: Card,
     kernels: Kernels,
     uploader: Uploader,
     /// Of gated products and of quantised weights that are expanded.
@@ -112,7 +117,13 @@ impl CudaBackend {
             .and_then(|path| KernelLibrary::load(&path))
             .map_err(CudaError::Kernels)?;
         let kernels = Kernels::new(library, Arc::clone(&device))?;
-        let products = Products::new(&device, &config.library_folders)?;
+        product::find_library(&config.library_folders)?;
+        let card = Card {
+            library_version: product::library_version(),
+            capability: (major, minor),
+            num_multiprocessors: device.num_multiprocessors()?,
+        };
+        let products = Products::new(&device, &card)?;
         let uploader = Uploader::new(&device, config.element)?;
         let (free_bytes, total_bytes) = device.memory_bytes()?;
         Ok(Self {
@@ -124,6 +135,7 @@ impl CudaBackend {
             handed_out: 0,
             used_at_open: total_bytes - free_bytes,
             products,
+            card,
             kernels,
             uploader,
             scratch: None,

@@ -1,0 +1,208 @@
+//! Dense products by cuBLASLt. Each shape's algorithm is chosen once and kept, so that a shape always gives the same bits:
+//! by a committed table of measurements, else by the library's heuristic. Knows matrices, not weights.
+#![allow(unsafe_code, reason = "calls into cuBLASLt")]
+
+use core::ffi::c_void;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result, result::CublasError, sys};
+use tensor_backend::Element;
+
+use crate::CudaError;
+use crate::driver::{Device, DeviceMemory, DeviceRange};
+use crate::error::Context;
+
+mod plan;
+pub(crate) mod table;
+
+pub(crate) use plan::Algorithm;
+
+use plan::{Alignments, Description};
+use table::{Card, Table};
+
+/// What NVIDIA recommends for Hopper.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Where cuBLASLt of CUDA 13 is looked for after the folders that the operator names.
+const USUAL_FOLDERS: [&str; 2] = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/x86_64-linux/lib"];
+
+/// `out[rows, n] = x[rows, k] · weight[n, k]ᵀ`, all row-major.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ProductShape {
+    pub(crate) rows: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Elements between two rows of `out`.
+    pub(crate) out_stride: usize,
+    /// Of `x` and the weight.
+    pub(crate) element: Element,
+    pub(crate) out_element: Element,
+}
+
+/// How a shape is multiplied.
+#[derive(Debug)]
+struct Plan {
+    description: Description,
+    algorithm: Algorithm,
+}
+
+/// The library's handle, its workspace and the plans of all shapes that were seen.
+#[derive(Debug)]
+pub(crate) struct Products {
+    handle: sys::cublasLtHandle_t,
+    workspace: DeviceMemory,
+    table: Table,
+    plans: HashMap<(ProductShape, Alignments), Plan>,
+    device: Arc<Device>,
+}
+
+// SAFETY: handle and descriptors have one owner, and may be used from any thread by one at a time.
+unsafe impl Send for Products {}
+
+impl Products {
+    /// Finds the library and takes the workspace.
+    pub(crate) fn new(device: &Arc<Device>, card: &Card) -> Result<Self, CudaError> {
+        device.bind()?;
+        let handle = result::create_handle().during("cublasLtCreate")?;
+        Ok(Self {
+            handle,
+            workspace: DeviceMemory::zeroed(device, WORKSPACE_BYTES, "cuBLASLt's workspace")?,
+            table: Table::of_card(card),
+            plans: HashMap::new(),
+            device: Arc::clone(device),
+        })
+    }
+
+    /// Enqueues a product.
+    pub(crate) fn multiply(
+        &mut self,
+        shape: ProductShape,
+        x: DeviceRange,
+        weight: DeviceRange,
+        out: DeviceRange,
+    ) -> Result<(), CudaError> {
+        check_bounds(&shape, x, weight, out);
+        let alignments = Alignments::of([weight, x, out]);
+        if !self.plans.contains_key(&(shape, alignments)) {
+            let plan = self.plan(&shape, alignments)?;
+            self.plans.insert((shape, alignments), plan);
+        }
+        let plan = &self.plans[&(shape, alignments)];
+        self.enqueue(&plan.description, &plan.algorithm, [weight, x, out])
+    }
+
+    /// The measured algorithm, else the heuristic's first.
+    fn plan(&self, shape: &ProductShape, alignments: Alignments) -> Result<Plan, CudaError> {
+        let description = Description::new(shape)?;
+        let measured = self.table.get(shape).filter(|algorithm| description.takes(self.handle, algorithm));
+        let algorithm = match measured {
+            Some(algorithm) => *algorithm,
+            None => first(description.algorithms(self.handle, alignments, 1)?)?,
+        };
+        Ok(Plan { description, algorithm })
+    }
+
+    /// The algorithms that the heuristic names for a product of these ranges, best first: weight, x and out.
+    pub(crate) fn candidates(
+        &self,
+        shape: ProductShape,
+        ranges: [DeviceRange; 3],
+        most: usize,
+    ) -> Result<Vec<Algorithm>, CudaError> {
+        Description::new(&shape)?.algorithms(self.handle, Alignments::of(ranges), most)
+    }
+
+    /// Enqueues a product by an algorithm of choice.
+    pub(crate) fn multiply_by(
+        &self,
+        shape: ProductShape,
+        ranges: [DeviceRange; 3],
+        algorithm: &Algorithm,
+    ) -> Result<(), CudaError> {
+        let [weight, x, out] = ranges;
+        check_bounds(&shape, x, weight, out);
+        self.enqueue(&Description::new(&shape)?, algorithm, ranges)
+    }
+
+    fn enqueue(
+        &self,
+        description: &Description,
+        algorithm: &Algorithm,
+        [weight, x, out]: [DeviceRange; 3],
+    ) -> Result<(), CudaError> {
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        // SAFETY: the descriptors are live, the ranges hold the matrices that they describe, and the workspace is as large as
+        // the algorithm was chosen for.
+        unsafe {
+            result::matmul(
+                self.handle,
+                description.operation,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                weight.as_ptr::<c_void>(),
+                description.weight,
+                x.as_ptr::<c_void>(),
+                description.x,
+                out.as_ptr::<c_void>(),
+                description.out,
+                out.as_ptr::<c_void>(),
+                description.out,
+                &raw const algorithm.0,
+                self.workspace.range().as_ptr::<c_void>(),
+                WORKSPACE_BYTES,
+                self.device.stream().cast(),
+            )
+        }
+        .during("cublasLtMatmul")
+    }
+}
+
+impl Drop for Products {
+    fn drop(&mut self) {
+        let _ = self.device.bind();
+        self.plans.clear();
+        // SAFETY: created by `new`, destroyed once, after all that used it.
+        let _ = unsafe { result::destroy_handle(self.handle) };
+    }
+}
+
+/// What was found, of a shape that the library can multiply at all.
+fn first(algorithms: Vec<Algorithm>) -> Result<Algorithm, CudaError> {
+    let none = || CudaError::CublasLt {
+        call: "cublasLtMatmulAlgoGetHeuristic",
+        source: CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED),
+    };
+    algorithms.into_iter().next().ok_or_else(none)
+}
+
+fn check_bounds(shape: &ProductShape, x: DeviceRange, weight: DeviceRange, out: DeviceRange) {
+    let &ProductShape { rows, n, k, out_stride, element, out_element } = shape;
+    assert!(rows > 0 && n > 0 && k > 0, "a product has rows, columns and a depth");
+    assert!(x.bytes() >= rows * k * element.bytes(), "x holds the rows of the product");
+    assert!(weight.bytes() >= n * k * element.bytes(), "the weight holds the columns of the product");
+    assert!(out.bytes() >= ((rows - 1) * out_stride + n) * out_element.bytes(), "out has room for the product");
+}
+
+/// Loads cuBLASLt by its path where the loader would not find it by name: whoever asks by name later gets what is loaded.
+pub(crate) fn find_library(folders: &[PathBuf]) -> Result<(), CudaError> {
+    const NAME: &str = "libcublasLt.so.13";
+    let searched: Vec<PathBuf> = folders.iter().cloned().chain(USUAL_FOLDERS.map(PathBuf::from)).collect();
+    for folder in &searched {
+        // Its own dependency, libcublas, is not needed; the library stays for the life of the process.
+        // SAFETY: NVIDIA's library has no initialisers that expect anything of us.
+        if let Ok(library) = unsafe { libloading::Library::new(folder.join(NAME)) } {
+            core::mem::forget(library);
+            break;
+        }
+    }
+    // SAFETY: only asks the dynamic loader. Without this, a missing library would panic in the first call.
+    if unsafe { sys::is_culib_present() } { Ok(()) } else { Err(CudaError::NoCublasLt { searched }) }
+}
+
+/// The version of the loaded library.
+pub(crate) fn library_version() -> usize {
+    // SAFETY: takes nothing. The library was found before.
+    unsafe { sys::cublasLtGetVersion() }
+}
