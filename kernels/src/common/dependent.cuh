@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "common/launch.cuh"
+#include "common/target.cuh"
 
 namespace pw {
 
@@ -27,40 +28,50 @@ __device__ inline void let_next_start() {
 #endif
 }
 
-enum class EarlyStart { kUnknown, kNever, kAlways };
-
-// Whether kernels are launched so: known after the first launch.
-inline std::atomic<EarlyStart>& early_start() {
-  static std::atomic<EarlyStart> answer{EarlyStart::kUnknown};
+// Whether kernels are launched so at all: lab programs time both ways.
+inline std::atomic<bool>& starts_early() {
+  static std::atomic<bool> answer{true};
   return answer;
 }
 
-// Code for cards before Hopper cannot wait, and a Hopper card may run it too: what counts is what the kernel that was
-// loaded was compiled for, and all kernels of the library were compiled for the same.
-inline EarlyStart early_start_of(const void* kernel) {
-  EarlyStart answer = early_start().load(std::memory_order_relaxed);
-  if (answer == EarlyStart::kUnknown) {
-    cudaFuncAttributes attributes;
-    if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) return EarlyStart::kNever;
-    answer = attributes.ptxVersion >= 90 ? EarlyStart::kAlways : EarlyStart::kNever;
-    early_start().store(answer, std::memory_order_relaxed);
-  }
-  return answer;
-}
+// How a kernel is spread over the device.
+struct Grid {
+  dim3 blocks;
+  dim3 threads;
+  // Blocks of a cluster, neighbours in x
+  int cluster = 1;
+  // Shared memory asked for at launch
+  int shared_bytes = 0;
+};
 
 // Launches a kernel that waits for the one before by itself.
 template <class... Params, class... Args>
-PwStatus launch_dependent(void (*kernel)(Params...), dim3 grid, dim3 block, PwStream stream, Args... args) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+PwStatus launch_dependent(void (*kernel)(Params...), const Grid& grid, PwStream stream, Args... args) {
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
+  config.gridDim = grid.blocks;
+  config.blockDim = grid.threads;
+  config.dynamicSmemBytes = size_t(grid.shared_bytes);
   config.stream = cuda_stream(stream);
-  config.attrs = &attribute;
-  config.numAttrs = early_start_of(reinterpret_cast<const void*>(kernel)) == EarlyStart::kAlways ? 1 : 0;
+  config.attrs = attributes;
+  if (starts_early().load(std::memory_order_relaxed) && is_hopper_code(reinterpret_cast<const void*>(kernel))) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (grid.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = unsigned(grid.cluster);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
   return static_cast<PwStatus>(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
+// The same for single blocks without memory of their own.
+template <class... Params, class... Args>
+PwStatus launch_dependent(void (*kernel)(Params...), dim3 blocks, dim3 threads, PwStream stream, Args... args) {
+  return launch_dependent(kernel, Grid{blocks, threads}, stream, args...);
 }
 
 }  // namespace pw

@@ -1,6 +1,4 @@
-// Random weights for benchmarks. Element i is word i % 4 of the Philox block with counter i / 4, whose top 24 bits are a
-// fraction.
-#include "common/philox.cuh"
+// Random weights: each element a function of the seed and its index alone, so that the host can make the same ones.
 #include "pagewise/rows.h"
 #include "rows/flat.cuh"
 
@@ -9,9 +7,17 @@ namespace {
 
 constexpr int kElements = 8;
 
-__device__ float uniform(uint32_t word, float scale) {
-  const float fraction = float(word >> 8) * 0x1p-24f;
-  return (2.0f * fraction - 1.0f) * scale;
+// The output function of SplitMix64 at state `x`.
+__device__ uint64_t split_mix64(uint64_t x) {
+  x += 0x9E3779B97F4A7C15ull;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  return x ^ (x >> 31);
+}
+
+// In [-bound, bound). Exact but for the last product.
+__device__ float element_at(uint64_t index, uint64_t seed, float bound) {
+  return bound * (float(split_mix64(seed + index) >> 40) * 0x1p-23f - 1.0f);
 }
 
 template <class T>
@@ -19,15 +25,9 @@ __global__ void __launch_bounds__(kFlatThreads) fill_random(const PwFillRandom o
   wait_for_previous();
   let_next_start();
   const int64_t begin = (int64_t(blockIdx.x) * kFlatThreads + threadIdx.x) * kElements;
-  const uint2 key = make_uint2(uint32_t(op.seed), uint32_t(op.seed >> 32));
   float values[kElements];
 #pragma unroll
-  for (int i = 0; i < kElements; i += 4) {
-    const uint64_t counter = uint64_t(begin + i) / 4;
-    const uint4 words = philox4x32_10(make_uint4(uint32_t(counter), uint32_t(counter >> 32), 0, 0), key);
-    values[i] = uniform(words.x, op.scale), values[i + 1] = uniform(words.y, op.scale);
-    values[i + 2] = uniform(words.z, op.scale), values[i + 3] = uniform(words.w, op.scale);
-  }
+  for (int i = 0; i < kElements; ++i) values[i] = element_at(uint64_t(begin + i), op.seed, op.bound);
   T* out = static_cast<T*>(op.out) + begin;
   if (begin + kElements <= op.num_elements) {
     Pack<T, kElements>::of(values).store(out);
