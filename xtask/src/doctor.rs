@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{process, test};
+use crate::{libclang, process, test};
 
 /// Prints one line a tool: what was found, or what is missing and what that costs.
 pub(crate) fn run() -> Result<()> {
@@ -32,7 +32,8 @@ pub(crate) fn run() -> Result<()> {
     let gpu = version("nvidia-smi", &["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]);
     say("GPU and driver", gpu, "none found");
     say("nvcc", nvcc(), "none found; the default build never needs it");
-    say("libclang", libclang(), "none found; only regenerating the bindings of CUDA kernels will need it");
+    let libclang = libclang::find()?.map(|folder| folder.display().to_string());
+    say("libclang", libclang, "none found; only `cargo xtask codegen` needs it, for the bindings of the kernels");
     Ok(())
 }
 
@@ -89,19 +90,4 @@ fn nvcc() -> Option<String> {
     let output = process::read_output(Command::new(&path).arg("--version")).ok()?;
     let release = output.lines().find(|line| line.contains("release"))?;
     Some(format!("{path}: {}", release.trim()))
-}
-
-fn libclang() -> Option<String> {
-    let named = std::env::var_os("LIBCLANG_PATH").map(PathBuf::from);
-    let usual = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"].map(PathBuf::from);
-    named.into_iter().chain(usual).find_map(|folder| {
-        let mut entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok);
-        let library = entries.find(|entry| {
-            let name = entry.file_name();
-            name.to_string_lossy()
-                .strip_prefix("libclang")
-                .is_some_and(|rest| rest.contains(".so") && !rest.starts_with("-cpp"))
-        })?;
-        Some(library.path().to_string_lossy().into_owned())
-    })
 }

@@ -9,6 +9,7 @@ mod checks;
 mod codegen;
 mod demo;
 mod doctor;
+mod libclang;
 mod mutants;
 mod process;
 mod pull_demo;
@@ -39,7 +40,7 @@ enum Task {
     Ci,
     /// Checks the layer table, the sources and the papers.
     Tidy,
-    /// Makes the committed generated code from proto/.
+    /// Makes the committed generated code: from proto/, and, if there is a libclang, from kernels/include/.
     Codegen {
         /// Write nothing; fail if what is committed is not current.
         #[arg(long)]
@@ -92,5 +93,8 @@ fn codegen(check: bool) -> anyhow::Result<()> {
 fn codegen(check: bool) -> anyhow::Result<()> {
     let mut cargo = process::cargo();
     cargo.args(["run", "--quiet", "--package", "xtask", "--features", "codegen", "--", "codegen"]);
+    if let Some(folder) = libclang::find()? {
+        cargo.env(libclang::VARIABLE, folder);
+    }
     process::run(cargo.args(check.then_some("--check")))
 }
