@@ -1,10 +1,11 @@
 //! What this machine has and what that allows. Only reads and asks; changes nothing and never fails.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
+use crate::kernels::{self, toolkit::Toolkit};
 use crate::{libclang, process, test};
 
 /// Prints one line a tool: what was found, or what is missing and what that costs.
@@ -28,10 +29,14 @@ pub(crate) fn run() -> Result<()> {
     let nextest = test::has_nextest().then(|| version("cargo-nextest", &["--version"])).flatten();
     say("nextest", nextest, "optional: tests run one binary after another without it");
 
-    println!("\nNVIDIA GPU: not used yet; the CPU serves");
+    println!("\nNVIDIA GPU: the CPU serves without one");
     let gpu = version("nvidia-smi", &["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]);
     say("GPU and driver", gpu, "none found");
-    say("nvcc", nvcc(), "none found; the default build never needs it");
+    let nvcc = Toolkit::find()?.and_then(|toolkit| compiler_version(&toolkit));
+    say("nvcc", nvcc, "none found; only compiling the kernels needs it: `cargo xtask kernels toolkit` fetches it");
+    let library = Some(kernels::library()?).filter(|path| path.is_file()).map(|path| path.display().to_string());
+    say("kernel library", library, "not built; a GPU is used once `cargo xtask kernels build` has made it");
+    say("cuBLASLt 13", cublas_lt(), "not in the usual places; on a GPU the server needs it beside the driver");
     let libclang = libclang::find()?.map(|folder| folder.display().to_string());
     say("libclang", libclang, "none found; only `cargo xtask codegen` needs it, for the bindings of the kernels");
     Ok(())
@@ -80,14 +85,17 @@ fn instructions() -> String {
     "baseline".to_string()
 }
 
-/// The CUDA compiler: `$NVCC`, `$CUDA_HOME`, the usual place, then the path.
-fn nvcc() -> Option<String> {
-    let named = std::env::var_os("NVCC").map(PathBuf::from);
-    let home = std::env::var_os("CUDA_HOME").map(|home| Path::new(&home).join("bin/nvcc"));
-    let usual = PathBuf::from("/usr/local/cuda/bin/nvcc");
-    let path = [named, home, Some(usual)].into_iter().flatten().find(|path| path.is_file());
-    let path = path.map_or_else(|| "nvcc".to_string(), |path| path.to_string_lossy().into_owned());
-    let output = process::read_output(Command::new(&path).arg("--version")).ok()?;
+fn compiler_version(toolkit: &Toolkit) -> Option<String> {
+    let output = process::read_output(Command::new(toolkit.nvcc()).arg("--version")).ok()?;
     let release = output.lines().find(|line| line.contains("release"))?;
-    Some(format!("{path}: {}", release.trim()))
+    Some(format!("{}: {}", toolkit.nvcc().display(), release.trim()))
+}
+
+/// Where the dynamic loader, or the toolkit's usual folder, has the library.
+fn cublas_lt() -> Option<String> {
+    const NAME: &str = "libcublasLt.so.13";
+    let in_cache = process::read_output(Command::new("ldconfig").arg("-p")).ok();
+    let cached = in_cache.iter().flat_map(|cache| cache.lines()).find(|line| line.contains(NAME));
+    let usual = Path::new("/usr/local/cuda/lib64").join(NAME);
+    cached.map(|line| line.trim().to_string()).or_else(|| usual.is_file().then(|| usual.display().to_string()))
 }

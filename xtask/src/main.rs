@@ -8,7 +8,9 @@ mod checks;
 #[cfg(feature = "codegen")]
 mod codegen;
 mod demo;
+mod dist;
 mod doctor;
+mod kernels;
 mod libclang;
 mod mutants;
 mod process;
@@ -46,6 +48,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// The CUDA kernels: compiler, library, lab programs.
+    #[command(subcommand)]
+    Kernels(kernels::Task),
+    /// Lays out binary, kernel library, device tests and benchmarks for a machine with a GPU, in target/dist.
+    Dist,
     /// Says what this machine has, and what that allows.
     Doctor,
     /// Micro-benchmarks, then a load run through gRPC on the demo model.
@@ -67,6 +74,8 @@ fn main() -> ExitCode {
         Task::Ci => test::ci(),
         Task::Tidy => tidy::run(),
         Task::Codegen { check } => codegen(check),
+        Task::Kernels(task) => kernels::run(&task),
+        Task::Dist => dist::run(),
         Task::Doctor => doctor::run(),
         Task::Bench(args) => bench::run(&args),
         Task::Report(args) => report::run(&args),

@@ -62,7 +62,7 @@ pub struct CudaConfig {
     pub element: Element,
     /// The kernel library; `None`: where [`kernels_sys::find`] looks.
     pub kernels: Option<PathBuf>,
-    /// Folders with CUDA's own libraries, looked at before the usual ones.
+    /// Folders with CUDA's own libraries, looked at before the kernel library's and the usual ones.
     pub library_folders: Vec<PathBuf>,
 }
 
@@ -110,14 +110,11 @@ impl CudaBackend {
         if major < 8 {
             return Err(CudaError::TooOld { name, major, minor });
         }
-        let library = config
-            .kernels
-            .clone()
-            .map_or_else(kernels_sys::find, Ok)
-            .and_then(|path| KernelLibrary::load(&path))
-            .map_err(CudaError::Kernels)?;
+        let path = config.kernels.clone().map_or_else(kernels_sys::find, Ok).map_err(CudaError::Kernels)?;
+        let library = KernelLibrary::load(&path).map_err(CudaError::Kernels)?;
         let kernels = Kernels::new(library, Arc::clone(&device))?;
-        product::find_library(&config.library_folders)?;
+        let beside = path.parent().map(PathBuf::from);
+        product::find_library(&config.library_folders.iter().cloned().chain(beside).collect::<Vec<_>>())?;
         let card = Card {
             library_version: product::library_version(),
             capability: (major, minor),

@@ -188,7 +188,8 @@ fn check_bounds(shape: &ProductShape, x: DeviceRange, weight: DeviceRange, out: 
 /// Loads cuBLASLt by its path where the loader would not find it by name: whoever asks by name later gets what is loaded.
 pub(crate) fn find_library(folders: &[PathBuf]) -> Result<(), CudaError> {
     const NAME: &str = "libcublasLt.so.13";
-    let searched: Vec<PathBuf> = folders.iter().cloned().chain(USUAL_FOLDERS.map(PathBuf::from)).collect();
+    let usual = USUAL_FOLDERS.map(PathBuf::from);
+    let searched: Vec<PathBuf> = folders.iter().cloned().chain(usual).collect();
     for folder in &searched {
         // Its own dependency, libcublas, is not needed; the library stays for the life of the process.
         // SAFETY: NVIDIA's library has no initialisers that expect anything of us.

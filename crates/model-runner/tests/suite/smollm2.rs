@@ -34,7 +34,9 @@ pub(crate) struct Perplexity {
 }
 
 pub(crate) fn fixture<T: for<'de> Deserialize<'de>>(name: &str) -> T {
-    let path = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/smollm2")).join(name);
+    let fixtures = std::env::var_os("PAGEWISE_FIXTURES")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures")), PathBuf::from);
+    let path = fixtures.join("smollm2").join(name);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

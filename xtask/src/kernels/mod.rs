@@ -1,0 +1,118 @@
+//! `cargo xtask kernels`: the CUDA kernels' library and lab programs. Only finds, compiles and links; a GPU is not needed.
+
+mod arch;
+mod compile;
+pub(crate) mod toolkit;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+
+use self::arch::Arch;
+use self::compile::Compiler;
+use self::toolkit::Toolkit;
+use crate::process;
+
+/// The library's file, as `kernels-sys` looks for it.
+const LIBRARY: &str = "libpagewise_kernels.so";
+
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Compiles the kernels to a library that a build of Pagewise in this repository finds.
+    Build(Targets),
+    /// Fetches the CUDA compiler from PyPI into the target folder, unless this machine has one.
+    Toolkit,
+    /// Compiles a kernel's lab program, which checks it against float64 and times it, and runs it if there is a GPU.
+    Lab {
+        /// The program's name in kernels/lab/, without its ending.
+        name: String,
+        #[command(flatten)]
+        targets: Targets,
+    },
+    /// Measures cuBLASLt's algorithms for the products of models on this machine's GPU, and prints the table.
+    Tune {
+        /// The models' config.json files.
+        #[arg(required = true)]
+        configs: Vec<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Targets {
+    /// What to compile for, separated by commas: sm_90a is Hopper, compute_80 runs on every card since Ampere, compiled by
+    /// the driver.
+    #[arg(long, value_delimiter = ',', default_value = arch::DEFAULT)]
+    arch: Vec<Arch>,
+}
+
+/// Runs the task.
+pub(crate) fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Build(targets) => build(&targets.arch),
+        Task::Toolkit => toolkit::fetch(),
+        Task::Lab { name, targets } => lab(name, &targets.arch),
+        Task::Tune { configs } => {
+            let mut cargo = process::cargo();
+            cargo.args(["run", "--release", "--package", "backend-cuda", "--example", "tune_products", "--", "256"]);
+            process::run(cargo.args(configs.iter().map(|config| absolute(config)).collect::<Result<Vec<_>>>()?))
+        }
+    }
+}
+
+/// Compiles the library into the target folder.
+pub(crate) fn build(archs: &[Arch]) -> Result<()> {
+    let compiler = Compiler::new(Toolkit::find_or_explain()?, archs, &["include", "src"])?;
+    let sources = compile::files(&process::repository_root().join("kernels/src"), &["cu"])?;
+    let objects = compiler.objects(&sources)?;
+    let library = library()?;
+    // Linked aside: a program that has the old one loaded keeps it.
+    let unfinished = library.with_extension("unfinished");
+    compiler.link(&objects, &["-shared", "-Xlinker=-soname", "-Xlinker", LIBRARY], &unfinished)?;
+    std::fs::rename(&unfinished, &library).with_context(|| library.display().to_string())?;
+    println!("{}", library.display());
+    Ok(())
+}
+
+/// What is built where nobody says.
+pub(crate) fn default_archs() -> Vec<Arch> {
+    arch::DEFAULT.split(',').map(|arch| arch.parse().expect("the default is valid")).collect()
+}
+
+/// What continuous integration does: the compiler fetched if need be, and the tuned code alone compiled.
+pub(crate) fn build_for_ci() -> Result<()> {
+    toolkit::fetch()?;
+    build(&["sm_90a".parse()?])
+}
+
+/// Where the built library lies.
+pub(crate) fn library() -> Result<PathBuf> {
+    Ok(process::target_directory()?.join("kernels").join(LIBRARY))
+}
+
+fn lab(name: &str, archs: &[Arch]) -> Result<()> {
+    let root = process::repository_root().join("kernels");
+    let program = root.join("lab").join(name).with_extension("cu");
+    if !program.is_file() {
+        bail!("there is no kernels/lab/{name}.cu");
+    }
+    let compiler = Compiler::new(Toolkit::find_or_explain()?, archs, &["include", "src", "lab"])?;
+    let mut sources = compile::files(&root.join("src"), &["cu"])?;
+    sources.push(program);
+    let output = process::target_directory()?.join("kernels").join(format!("lab-{name}"));
+    compiler.link(&compiler.objects(&sources)?, &[], &output)?;
+    println!("{}", output.display());
+    match process::read_output(Command::new("nvidia-smi").arg("-L")) {
+        Ok(_) => process::run(&mut Command::new(output)),
+        Err(_) => {
+            println!("there is no GPU here to run it on");
+            Ok(())
+        }
+    }
+}
+
+/// The task's programs run in the repository's root, whatever folder the user is in.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| path.display().to_string())
+}
