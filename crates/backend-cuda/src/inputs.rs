@@ -33,6 +33,7 @@ struct Arrays {
     num_sent: usize,
     tables: usize,
     decode_counters: usize,
+    decode_queue: usize,
     prefill_counters: usize,
     partial_stats: usize,
     partial_out: usize,
@@ -77,6 +78,7 @@ impl Arrays {
         let num_sent = place(0);
         let tables = place(limits.max_slots * limits.max_blocks_per_slot);
         let decode_counters = place(limits.max_slots * kv_heads);
+        let decode_queue = place(1);
         let prefill_counters = place(NUM_PREFILL_COUNTERS);
         let partial_stats = place(max_partials * heads * 2);
         let partial_out = place(max_partials * heads * limits.attention.head_dim);
@@ -92,6 +94,7 @@ impl Arrays {
             num_sent,
             tables,
             decode_counters,
+            decode_queue,
             prefill_counters,
             partial_stats,
             partial_out,
@@ -291,6 +294,7 @@ impl Inputs {
             partial_out: self.array(self.arrays.partial_out),
             partial_stats: self.array(self.arrays.partial_stats),
             counters: self.array(self.arrays.decode_counters),
+            queue: self.array(self.arrays.decode_queue),
         })
     }
 
@@ -315,6 +319,7 @@ pub(crate) struct DecodeWork {
     pub(crate) partial_out: *mut f32,
     pub(crate) partial_stats: *mut f32,
     pub(crate) counters: *mut i32,
+    pub(crate) queue: *mut i32,
 }
 
 /// Arrays that are packed one after another into staging memory.

@@ -576,6 +576,7 @@ impl Backend for CudaBackend {
             partial_out: work.partial_out,
             partial_stats: work.partial_stats,
             counters: work.counters,
+            queue: work.queue,
         })
     }
 

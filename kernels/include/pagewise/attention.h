@@ -48,7 +48,8 @@ typedef struct PwDecodeItem {
   int32_t counter;
 } PwDecodeItem;
 
-/* One token at a time, its context in splits. The host plans the items once a step; all layers use them. */
+/* One token at a time, its context in splits. The host plans the items once a step; all layers use them. The items, their
+ * number and the tables may be read while the kernel before still runs: what writes them has to be one earlier. */
 typedef struct PwDecodeAttention {
   PwAttention attention;
   /* [max_items], on the device */
@@ -62,6 +63,8 @@ typedef struct PwDecodeAttention {
   float *partial_stats;
   /* [counters][num_kv_heads], zero before the first launch and after each */
   int32_t *counters;
+  /* [1], how much work has been handed out; zero before the first launch and after each */
+  int32_t *queue;
 } PwDecodeAttention;
 
 PwStatus pw_decode_attention(const PwDecodeAttention *op, PwStream stream);

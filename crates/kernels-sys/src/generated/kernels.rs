@@ -194,7 +194,8 @@ const _: () = {
         "Offset of field: PwDecodeItem::counter",
     ][::std::mem::offset_of!(PwDecodeItem, counter) - 28usize];
 };
-/// One token at a time, its context in splits. The host plans the items once a step; all layers use them.
+/** One token at a time, its context in splits. The host plans the items once a step; all layers use them. The items, their
+ number and the tables may be read while the kernel before still runs: what writes them has to be one earlier.*/
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct PwDecodeAttention {
@@ -210,10 +211,12 @@ pub struct PwDecodeAttention {
     pub partial_stats: *mut f32,
     /// [counters][num_kv_heads], zero before the first launch and after each
     pub counters: *mut i32,
+    /// [1], how much work has been handed out; zero before the first launch and after each
+    pub queue: *mut i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of PwDecodeAttention"][::std::mem::size_of::<PwDecodeAttention>() - 152usize];
+    ["Size of PwDecodeAttention"][::std::mem::size_of::<PwDecodeAttention>() - 160usize];
     [
         "Alignment of PwDecodeAttention",
     ][::std::mem::align_of::<PwDecodeAttention>() - 8usize];
@@ -238,6 +241,9 @@ const _: () = {
     [
         "Offset of field: PwDecodeAttention::counters",
     ][::std::mem::offset_of!(PwDecodeAttention, counters) - 144usize];
+    [
+        "Offset of field: PwDecodeAttention::queue",
+    ][::std::mem::offset_of!(PwDecodeAttention, queue) - 152usize];
 };
 impl Default for PwDecodeAttention {
     fn default() -> Self {
