@@ -15,6 +15,7 @@ mod driver;
 mod error;
 mod inputs;
 mod kernels;
+mod multiply;
 mod plan;
 mod product;
 mod sampler;
@@ -36,8 +37,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kernels_sys::{
-    KernelLibrary, PW_MAX_QUANTISED_ROWS, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows,
-    PwPrefillAttention, PwQuantisedEmbed, PwQuantisedExpand, PwQuantisedProduct, PwRmsNorm, PwRopeAppend, PwSiluMul,
+    KernelLibrary, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows, PwPrefillAttention,
+    PwQuantisedEmbed, PwRmsNorm, PwRopeAppend, PwSiluMul,
 };
 use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams};
 use tensor_backend::{
@@ -48,9 +49,10 @@ use tensor_backend::{
 use crate::buffer::element_code;
 use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::kernels::Kernels;
+use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
 use crate::plan::Cuts;
+use crate::product::Products;
 use crate::product::table::Card;
-use crate::product::{ProductShape, Products};
 use crate::weight::{PartView, Uploader};
 
 /// What a [`CudaBackend`] is made from.
@@ -90,9 +92,6 @@ pub struct CudaBackend {
     used_at_open: u64,
     device: Arc<Device>,
 }
-
-/// Weights are expanded in panels of at most this size.
-const MAX_PANEL_BYTES: usize = 64 << 20;
 
 impl CudaBackend {
     /// Opens the GPU and loads all code, so that nothing is loaded later.
@@ -176,54 +175,6 @@ impl CudaBackend {
         Ok(self.scratch.as_ref().expect("just taken").range())
     }
 
-    /// `out = x · weightᵀ`, part by part. `panel` is scratch for quantised parts of many rows.
-    fn multiply(&mut self, op: &Multiply<'_>) -> Result<(), CudaError> {
-        let &Multiply { x, weight, out, out_element, rows, panel } = op;
-        let out_stride = weight.n;
-        for part in &weight.parts {
-            let column_bytes = part.first_row * out_element.bytes();
-            let shape =
-                ProductShape { rows, n: part.rows, k: weight.k, out_stride, element: self.element, out_element };
-            let quantised = match part.view(weight.k) {
-                PartView::Dense(matrix) => {
-                    let out = out.part(column_bytes, out.bytes() - column_bytes);
-                    self.products.multiply(shape, x, matrix, out)?;
-                    continue;
-                }
-                PartView::Quantised(quantised) => quantised,
-            };
-            if rows <= PW_MAX_QUANTISED_ROWS as usize {
-                self.kernels.quantised_product(&PwQuantisedProduct {
-                    weight: quantised,
-                    x: x.as_ptr(),
-                    out: out.as_ptr(),
-                    out_stride: out_stride as i64,
-                    out_offset: part.first_row as i64,
-                    rows: rows as i32,
-                    element: element_code(self.element),
-                    out_element: element_code(out_element),
-                })?;
-                continue;
-            }
-            let panel = panel.expect("scratch for panels");
-            let panel_rows = panel_rows(part.rows, weight.k, self.element);
-            for first in (0..part.rows).step_by(panel_rows) {
-                let num_rows = panel_rows.min(part.rows - first);
-                self.kernels.quantised_expand(&PwQuantisedExpand {
-                    weight: quantised,
-                    out: panel.as_ptr(),
-                    first_row: first as i32,
-                    num_rows: num_rows as i32,
-                    element: element_code(self.element),
-                })?;
-                let offset = column_bytes + first * out_element.bytes();
-                let out = out.part(offset, out.bytes() - offset);
-                self.products.multiply(ProductShape { n: num_rows, ..shape }, x, panel, out)?;
-            }
-        }
-        Ok(())
-    }
-
     /// What both ways of computing attention share.
     fn attention(&self, op: &PagedAttention<'_, Self>) -> PwAttention {
         let layout = op.kv.layout();
@@ -242,41 +193,6 @@ impl CudaBackend {
             element: element_code(self.element),
         }
     }
-}
-
-/// See [`CudaBackend::multiply`].
-struct Multiply<'a> {
-    /// `[rows, k]`
-    x: DeviceRange,
-    weight: &'a Weight,
-    /// `[rows, n]`
-    out: DeviceRange,
-    out_element: Element,
-    rows: usize,
-    panel: Option<DeviceRange>,
-}
-
-/// Rows of a weight that are expanded at a time.
-fn panel_rows(n: usize, k: usize, element: Element) -> usize {
-    // Whole tiles of cuBLASLt's kernels.
-    const MULTIPLE: usize = 256;
-    n.min((MAX_PANEL_BYTES / (k * element.bytes())).next_multiple_of(MULTIPLE))
-}
-
-/// Bytes of the largest panel of a weight's parts; zero if all are dense, or if `rows` rows are multiplied directly.
-fn panel_bytes(parts: &[WeightPart<'_>], element: Element, rows: usize) -> usize {
-    if rows <= PW_MAX_QUANTISED_ROWS as usize || Weight::is_dense(parts) {
-        return 0;
-    }
-    parts.iter().map(|part| panel_rows(part.rows, part.cols, element) * part.cols * element.bytes()).max().unwrap_or(0)
-}
-
-/// Rows of a gated product that are made at a time: enough to fill the GPU, few enough for their halves to take little room.
-const MAX_GATED_ROWS: usize = 2048;
-
-/// Bytes of both halves of a gated product, before they become one.
-fn gated_bytes(n: usize, element: Element, rows: usize) -> usize {
-    (rows.min(MAX_GATED_ROWS) * n * element.bytes()).next_multiple_of(256)
 }
 
 impl Backend for CudaBackend {
@@ -611,17 +527,5 @@ impl Backend for CudaBackend {
             self.device.copy_on_device(kv.block(copy.to.0), kv.block(copy.from.0))?;
         }
         Ok(())
-    }
-}
-
-impl CudaBackend {
-    /// Bytes of the panel that a product of so many rows with a loaded weight needs.
-    fn panel_bytes(&self, weight: &Weight, rows: usize) -> usize {
-        if rows <= PW_MAX_QUANTISED_ROWS as usize || weight.as_dense().is_some() {
-            return 0;
-        }
-        let of_part =
-            |part: &weight::Part| panel_rows(part.rows, weight.k, self.element) * weight.k * self.element.bytes();
-        weight.parts.iter().map(of_part).max().unwrap_or(0)
     }
 }
