@@ -102,14 +102,7 @@ inline uint16_t to_bits(float value, PwElement element) {
   return bits;
 }
 inline float from_bits(uint16_t bits, PwElement element) {
-  if (element == PW_BF16) {
-    __nv_bfloat16 v;
-    std::memcpy(&v, &bits, 2);
-    return __bfloat162float(v);
-  }
-  __half v;
-  std::memcpy(&v, &bits, 2);
-  return __half2float(v);
+  return element == PW_BF16 ? __bfloat162float(__ushort_as_bfloat16(bits)) : __half2float(__ushort_as_half(bits));
 }
 
 // Random values of variance 1 as 2-byte elements.

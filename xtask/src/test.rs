@@ -1,5 +1,6 @@
 //! The tests: built once, real weights fetched, doctests, then everything else. Knows no single test.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Result;
@@ -25,21 +26,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Err(error) = pull_demo::for_tests() {
         eprintln!("warning: {error:#}; tests on real weights will be skipped");
     }
-    run_tests(args.filter.as_deref())
+    run_tests(args.filter.as_deref(), None)
 }
 
 /// Runs `cargo xtask ci`: all checks and all tests, and no test of real weights may be skipped. Compiles the CUDA kernels,
 /// which nothing else here needs.
 pub(crate) fn ci() -> Result<()> {
     checks::run()?;
-    kernels::build_for_ci()?;
+    eprintln!("\n==> kernels");
+    let library = kernels::build_for_ci()?;
     build()?;
     pull_demo::for_tests()?;
-    run_tests(None)
+    run_tests(None, Some(&library))
 }
 
-/// Runs what is built. The runner's summary is the last thing printed.
-fn run_tests(filter: Option<&str>) -> Result<()> {
+/// Runs what is built; a test loads the kernel library if it is named. The runner's summary is the last thing printed.
+fn run_tests(filter: Option<&str>, library: Option<&Path>) -> Result<()> {
     if filter.is_none() {
         process::step(process::cargo().args(["test", "--workspace", "--doc", "--quiet"]).args(FEATURES))?;
     }
@@ -54,6 +56,9 @@ fn run_tests(filter: Option<&str>) -> Result<()> {
     match libclang::find()? {
         Some(folder) => drop(tests.env(libclang::VARIABLE, folder)),
         None => eprintln!("warning: {}; whether the kernels' bindings are current is not tested", libclang::MISSING),
+    }
+    if let Some(library) = library {
+        tests.env(kernels::LIBRARY_VARIABLE, library);
     }
     process::step(tests.args(filter))
 }

@@ -71,3 +71,14 @@ fn anything_else_is_refused_with_its_reason() {
     check(|folder| library(folder, Some(u32::MAX), &[]), Err(&other));
     check(|folder| library(folder, Some(PW_ABI_VERSION), &["pw_check_device"]), Err("pw_status_name"));
 }
+
+/// What `cargo xtask kernels build` made: CI names it, after it has built it.
+#[test]
+fn the_named_library_loads() {
+    match std::env::var_os(kernels_sys::VARIABLE) {
+        Some(path) => {
+            KernelLibrary::load(Path::new(&path)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        None => println!("skipped: {} names no library", kernels_sys::VARIABLE),
+    }
+}

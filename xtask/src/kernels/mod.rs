@@ -2,6 +2,7 @@
 
 mod arch;
 mod compile;
+mod includes;
 pub(crate) mod toolkit;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use crate::process;
 
 /// The library's file, as `kernels-sys` looks for it.
 const LIBRARY: &str = "libpagewise_kernels.so";
+
+/// The variable that names the library's file to Pagewise.
+pub(crate) const LIBRARY_VARIABLE: &str = "PAGEWISE_KERNELS";
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
@@ -63,16 +67,30 @@ pub(crate) fn run(task: &Task) -> Result<()> {
 
 /// Compiles the library into the target folder.
 pub(crate) fn build(archs: &[Arch]) -> Result<()> {
-    let compiler = Compiler::new(Toolkit::find_or_explain()?, archs, &["include", "src"])?;
-    let sources = compile::files(&process::repository_root().join("kernels/src"), &["cu"])?;
-    let objects = compiler.objects(&sources)?;
-    let library = library()?;
-    // Linked aside: a program that has the old one loaded keeps it.
-    let unfinished = library.with_extension("unfinished");
-    compiler.link(&objects, &["-shared", "-Xlinker=-soname", "-Xlinker", LIBRARY], &unfinished)?;
-    std::fs::rename(&unfinished, &library).with_context(|| library.display().to_string())?;
+    let (root, library) = (root(), library()?);
+    let compiler = compiler(archs, &["include", "src"])?;
+    let objects = compiler.objects(&compile::files(&root.join("src"), "cu")?)?;
+    let exports = format!("-Xlinker=--version-script={}", root.join("library.map").display());
+    let kind = ["-shared".to_string(), format!("-Xlinker=-soname,{LIBRARY}"), exports];
+    compiler.link(&objects, &kind, &library)?;
     println!("{}", library.display());
     Ok(())
+}
+
+/// A compiler for sources below `kernels/` that include headers from these folders of it.
+fn compiler(archs: &[Arch], header_folders: &[&str]) -> Result<Compiler> {
+    let headers = header_folders.iter().map(|folder| root().join(folder)).collect();
+    Compiler::new(Toolkit::find_or_explain()?, archs, headers, folder()?.join("objects"))
+}
+
+/// Where the sources are.
+fn root() -> PathBuf {
+    process::repository_root().join("kernels")
+}
+
+/// Where the results are.
+fn folder() -> Result<PathBuf> {
+    Ok(process::target_directory()?.join("kernels"))
 }
 
 /// What is built where nobody says.
@@ -80,28 +98,29 @@ pub(crate) fn default_archs() -> Vec<Arch> {
     arch::DEFAULT.split(',').map(|arch| arch.parse().expect("the default is valid")).collect()
 }
 
-/// What continuous integration does: the compiler fetched if need be, and the tuned code alone compiled.
-pub(crate) fn build_for_ci() -> Result<()> {
+/// What continuous integration does: the compiler fetched if need be, and the tuned code alone compiled. Returns the library.
+pub(crate) fn build_for_ci() -> Result<PathBuf> {
     toolkit::fetch()?;
-    build(&["sm_90a".parse()?])
+    build(&["sm_90a".parse()?])?;
+    library()
 }
 
 /// Where the built library lies.
 pub(crate) fn library() -> Result<PathBuf> {
-    Ok(process::target_directory()?.join("kernels").join(LIBRARY))
+    Ok(folder()?.join(LIBRARY))
 }
 
 fn lab(name: &str, archs: &[Arch]) -> Result<()> {
-    let root = process::repository_root().join("kernels");
-    let program = root.join("lab").join(name).with_extension("cu");
+    let program = root().join("lab").join(name).with_extension("cu");
     if !program.is_file() {
         bail!("there is no kernels/lab/{name}.cu");
     }
-    let compiler = Compiler::new(Toolkit::find_or_explain()?, archs, &["include", "src", "lab"])?;
-    let mut sources = compile::files(&root.join("src"), &["cu"])?;
-    sources.push(program);
-    let output = process::target_directory()?.join("kernels").join(format!("lab-{name}"));
-    compiler.link(&compiler.objects(&sources)?, &[], &output)?;
+    // The kernels' objects are the library's.
+    let mut objects = compiler(archs, &["include", "src"])?.objects(&compile::files(&root().join("src"), "cu")?)?;
+    let compiler = compiler(archs, &["include", "src", "lab"])?;
+    objects.extend(compiler.objects(&[program])?);
+    let output = folder()?.join(format!("lab-{name}"));
+    compiler.link(&objects, &[], &output)?;
     println!("{}", output.display());
     match process::read_output(Command::new("nvidia-smi").arg("-L")) {
         Ok(_) => process::run(&mut Command::new(output)),

@@ -28,7 +28,13 @@ impl Toolkit {
         Ok(homes.into_iter().flatten().map(|home| Self { home }).find(|toolkit| toolkit.nvcc().is_file()))
     }
 
-    /// The same, or an error that says how to get one.
+    /// One in this folder, for tests.
+    #[cfg(test)]
+    pub(crate) fn at(home: PathBuf) -> Self {
+        Self { home }
+    }
+
+    /// The same as `find`, or an error that says how to get one.
     pub(crate) fn find_or_explain() -> Result<Self> {
         match Self::find()? {
             Some(toolkit) => Ok(toolkit),
