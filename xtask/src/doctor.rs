@@ -1,11 +1,10 @@
 //! What this machine has and what that allows. Only reads and asks; changes nothing and never fails.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
-use crate::kernels::{self, toolkit::Toolkit};
+use crate::kernels::{self, cublas, toolkit::Toolkit};
 use crate::{libclang, process, test};
 
 /// Prints one line a tool: what was found, or what is missing and what that costs.
@@ -29,16 +28,23 @@ pub(crate) fn run() -> Result<()> {
     let nextest = test::has_nextest().then(|| version("cargo-nextest", &["--version"])).flatten();
     say("nextest", nextest, "optional: tests run one binary after another without it");
 
-    println!("\nNVIDIA GPU: the CPU serves without one");
+    println!("\nwhat a GPU uses; the CPU serves without one");
     let gpu = version("nvidia-smi", &["--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]);
-    say("GPU and driver", gpu, "none found");
-    let nvcc = Toolkit::find()?.and_then(|toolkit| compiler_version(&toolkit));
-    say("nvcc", nvcc, "none found; only compiling the kernels needs it: `cargo xtask kernels toolkit` fetches it");
+    say("GPU and driver", gpu, "none that nvidia-smi shows; needed: compute capability 8.0, driver 580, or newer");
     let library = Some(kernels::library()?).filter(|path| path.is_file()).map(|path| path.display().to_string());
-    say("kernel library", library, "not built; a GPU is used once `cargo xtask kernels build` has made it");
-    say("cuBLASLt 13", cublas_lt(), "not in the usual places; on a GPU the server needs it beside the driver");
+    say("kernel library", library, "not built: cargo xtask kernels build");
+    let cublas = cublas::find()?.map(|path| path.display().to_string());
+    say("cuBLASLt 13", cublas, "not where programs find it: cargo xtask kernels cublas");
+
+    println!("\nwhat only compiling the kernels uses");
+    let nvcc = Toolkit::find()?.and_then(|toolkit| compiler_version(&toolkit));
+    say("nvcc", nvcc, "none found that is new enough: cargo xtask kernels toolkit");
     let libclang = libclang::find()?.map(|folder| folder.display().to_string());
-    say("libclang", libclang, "none found; only `cargo xtask codegen` needs it, for the bindings of the kernels");
+    say(
+        "libclang",
+        libclang,
+        "none found; only `cargo xtask codegen` needs it, for their bindings: cargo xtask kernels toolkit",
+    );
     Ok(())
 }
 
@@ -86,16 +92,6 @@ fn instructions() -> String {
 }
 
 fn compiler_version(toolkit: &Toolkit) -> Option<String> {
-    let output = process::read_output(Command::new(toolkit.nvcc()).arg("--version")).ok()?;
-    let release = output.lines().find(|line| line.contains("release"))?;
+    let release = toolkit.version().lines().find(|line| line.contains("release"))?;
     Some(format!("{}: {}", toolkit.nvcc().display(), release.trim()))
-}
-
-/// Where the dynamic loader, or the toolkit's usual folder, has the library.
-fn cublas_lt() -> Option<String> {
-    const NAME: &str = "libcublasLt.so.13";
-    let in_cache = process::read_output(Command::new("ldconfig").arg("-p")).ok();
-    let cached = in_cache.iter().flat_map(|cache| cache.lines()).find(|line| line.contains(NAME));
-    let usual = Path::new("/usr/local/cuda/lib64").join(NAME);
-    cached.map(|line| line.trim().to_string()).or_else(|| usual.is_file().then(|| usual.display().to_string()))
 }

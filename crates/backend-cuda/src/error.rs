@@ -31,9 +31,12 @@ pub enum CudaError {
     #[error("the kernel library cannot be used")]
     Kernels(#[source] LoadError),
     /// For the operator: cuBLASLt of CUDA 13 was not found.
-    #[error("cuBLASLt of CUDA 13 (libcublasLt.so.13) is not found; looked in {}", list(.searched))]
+    #[error(
+        "cuBLASLt of CUDA 13 (libcublasLt.so.13) is neither where the system's loader looks nor in {}; LD_LIBRARY_PATH may \
+         name its folder, and `cargo xtask kernels cublas` finds or fetches it", list(.searched)
+    )]
     NoCublasLt {
-        /// Folders that were searched, beside the loader's own.
+        /// Folders that were searched before the loader's own.
         searched: Vec<PathBuf>,
     },
     /// A call of the driver failed.

@@ -2,6 +2,7 @@
 
 mod arch;
 mod compile;
+pub(crate) mod cublas;
 mod includes;
 pub(crate) mod toolkit;
 
@@ -28,6 +29,8 @@ pub(crate) enum Task {
     Build(Targets),
     /// Fetches the CUDA compiler from PyPI into the target folder, unless this machine has one.
     Toolkit,
+    /// Finds cuBLASLt, which a GPU needs beside the driver, or fetches it from PyPI into the target folder.
+    Cublas,
     /// Compiles a kernel's lab program, which checks it against float64 and times it, and runs it if there is a GPU.
     Lab {
         /// The program's name in kernels/lab/, without its ending.
@@ -56,6 +59,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
     match task {
         Task::Build(targets) => build(&targets.arch),
         Task::Toolkit => toolkit::fetch(),
+        Task::Cublas => cublas::fetch(),
         Task::Lab { name, targets } => lab(name, &targets.arch),
         Task::Tune { configs } => {
             let mut cargo = process::cargo();
