@@ -4,12 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{kernels, process};
 
 /// What a user of the folder reads first.
 const README: &str = include_str!("dist/README.md");
+
+/// Programs: package, kind of target, name.
+const PROGRAMS: [[&str; 3]; 3] =
+    [["pagewise", "--bin", "pagewise"], ["benches", "--bin", "load"], ["backend-cuda", "--example", "tune_products"]];
+
+/// What the folder may take, so that it travels easily. A kernel that is compiled for too much shows here first.
+const MAX_BYTES: u64 = 60_000_000;
 
 /// Test programs: package, target, name in the folder.
 const TESTS: [[&str; 3]; 2] =
@@ -18,9 +25,10 @@ const TESTS: [[&str; 3]; 2] =
 /// Builds everything and lays it out in target/dist.
 pub(crate) fn run() -> Result<()> {
     kernels::build(&kernels::default_archs())?;
-    process::step(process::cargo().args(["build", "--release", "--package", "pagewise"]))?;
-    let tune = ["--package", "backend-cuda", "--example", "tune_products"];
-    process::step(process::cargo().args(["build", "--release"]).args(tune))?;
+    // One at a time: together they would be built with other features than each alone, all anew.
+    for [package, kind, name] in PROGRAMS {
+        process::step(process::cargo().args(["build", "--release", "--package", package, kind, name]))?;
+    }
 
     let dist = process::target_directory()?.join("dist");
     if dist.exists() {
@@ -30,15 +38,20 @@ pub(crate) fn run() -> Result<()> {
         fs::create_dir_all(dist.join(folder)).with_context(|| dist.display().to_string())?;
     }
     strip(&kernels::library()?, &dist.join("lib"))?;
-    strip(&process::built_binary("release", "pagewise")?, &dist.join("bin"))?;
-    strip(&process::built_binary("release", "examples/tune_products")?, &dist.join("bin"))?;
+    for [_, kind, name] in PROGRAMS {
+        let folder = if kind == "--example" { "release/examples" } else { "release" };
+        strip(&process::built_binary(folder, name)?, &dist.join("bin"))?;
+    }
     for [package, target, name] in TESTS {
         strip_to(&test_program(package, target)?, &dist.join("tests").join(name))?;
     }
     let fixtures = process::repository_root().join("fixtures/smollm2");
     copy_folder(&fixtures, &dist.join("tests/fixtures/smollm2"))?;
     fs::write(dist.join("README.md"), README)?;
-    println!("{} ({:.1} MB)", dist.display(), folder_bytes(&dist)? as f64 / 1e6);
+    fs::copy(process::repository_root().join("LICENSE"), dist.join("LICENSE"))?;
+    let bytes = folder_bytes(&dist)?;
+    ensure!(bytes <= MAX_BYTES, "{} has {bytes} bytes, more than the {MAX_BYTES} that it may have", dist.display());
+    println!("{} ({:.1} MB)", dist.display(), bytes as f64 / 1e6);
     Ok(())
 }
 
