@@ -27,8 +27,10 @@ pub(crate) fn find() -> Result<Option<PathBuf>> {
 }
 
 fn holds_libclang(folder: &Path) -> bool {
+    // libclang.so.1 or libclang-14.so.1; libclang-cpp.so is another library.
+    let is_numbered = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
     let is_libclang =
-        |name: &str| name.starts_with("libclang.so") || name.starts_with("libclang-") && name.contains(".so");
+        |name: &str| name.starts_with("libclang.so") || name.strip_prefix("libclang-").is_some_and(is_numbered);
     std::fs::read_dir(folder).is_ok_and(|entries| {
         entries.filter_map(Result::ok).any(|entry| is_libclang(&entry.file_name().to_string_lossy()))
     })
