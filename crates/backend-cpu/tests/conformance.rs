@@ -54,6 +54,7 @@ macro_rules! every_topic {
                 check_memory,
                 check_norms,
                 check_products,
+                check_branch_ends,
                 check_rope_append,
                 check_scores,
                 check_special_values,

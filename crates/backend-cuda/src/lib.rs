@@ -42,8 +42,9 @@ use kernels_sys::{
 };
 use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams};
 use tensor_backend::{
-    AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
-    RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart, WeightRole,
+    AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, MatMulAddRmsNorm,
+    PagedAttention, RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart,
+    WeightRole,
 };
 
 use crate::buffer::element_code;
@@ -51,8 +52,8 @@ use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::kernels::Kernels;
 use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
 use crate::plan::Cuts;
-use crate::product::Products;
 use crate::product::table::Card;
+use crate::product::{Onto, ProductShape, Products};
 use crate::weight::{PartView, Uploader};
 
 /// What a [`CudaBackend`] is made from.
@@ -426,6 +427,20 @@ impl Backend for CudaBackend {
                 element: element_code(out_element),
             }),
         }
+    }
+
+    /// A dense product is added to the residual stream while it is still in f32; then only the norm is left.
+    fn matmul_add_rms_norm(&mut self, op: MatMulAddRmsNorm<'_, Self>) -> Result<(), CudaError> {
+        let MatMulAddRmsNorm { x, weight, product, residual, norm, eps, out, rows } = op;
+        let Some(matrix) = weight.as_dense() else {
+            self.matmul(MatMul { x, weight, bias: None, out: product, rows })?;
+            return self.add_rms_norm(AddRmsNorm { x: product, residual, weight: norm, eps, out, rows });
+        };
+        let (n, k, element) = (weight.n, weight.k, self.element);
+        let shape = ProductShape { rows, n, k, out_stride: n, element, out_element: element };
+        let ranges = [matrix, x.leading(rows, k), residual.leading(rows, n)];
+        self.products.multiply(shape, ranges, Onto::Sum)?;
+        self.rms_norm(RmsNorm { x: residual, weight: norm, eps, out, rows })
     }
 
     fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CudaError> {

@@ -6,7 +6,7 @@ use tensor_backend::{Element, WeightPart};
 
 use crate::buffer::element_code;
 use crate::driver::DeviceRange;
-use crate::product::ProductShape;
+use crate::product::{Onto, ProductShape};
 use crate::weight::{self, PartView, Weight};
 use crate::{CudaBackend, CudaError};
 
@@ -25,7 +25,7 @@ impl CudaBackend {
             let quantised = match part.view(weight.k) {
                 PartView::Dense(matrix) => {
                     let out = out.part(column_bytes, out.bytes() - column_bytes);
-                    self.products.multiply(shape, x, matrix, out)?;
+                    self.products.multiply(shape, [matrix, x, out], Onto::Nothing)?;
                     continue;
                 }
                 PartView::Quantised(quantised) => quantised,
@@ -56,7 +56,7 @@ impl CudaBackend {
                 })?;
                 let offset = column_bytes + first * out_element.bytes();
                 let out = out.part(offset, out.bytes() - offset);
-                self.products.multiply(ProductShape { n: num_rows, ..shape }, x, panel, out)?;
+                self.products.multiply(ProductShape { n: num_rows, ..shape }, [panel, x, out], Onto::Nothing)?;
             }
         }
         Ok(())

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use kernels_sys::PwFillRandom;
 use tensor_backend::Element;
 
+use crate::buffer::element_code;
 use crate::driver::DeviceMemory;
-use crate::product::{Algorithm, ProductShape, table};
+use crate::product::{Algorithm, Onto, ProductShape, Products, table};
 use crate::{CudaBackend, CudaError, sizes};
 
 /// Algorithms that are asked for. The heuristic rarely knows more.
@@ -65,6 +67,16 @@ impl CudaBackend {
         let take = |bytes| DeviceMemory::zeroed(&self.device, bytes, "matrices to measure with");
         let weights = take(copies * weight_bytes)?;
         let x = take(rows * k * self.element.bytes())?;
+        // Zeros would need less power, and so run faster, than anything that is served.
+        for (seed, memory) in [(1, &weights), (2, &x)] {
+            self.kernels.fill_random(&PwFillRandom {
+                out: memory.range().as_ptr(),
+                num_elements: (memory.bytes() / self.element.bytes()) as i64,
+                seed,
+                bound: 1.0,
+                element: element_code(self.element),
+            })?;
+        }
         let out = take(rows * n * out_element.bytes())?;
         let matrices = Matrices { weights, weight_bytes, copies, x, out };
         let candidates = self.products.candidates(shape, matrices.ranges(0), MOST_CANDIDATES)?;
@@ -91,9 +103,10 @@ impl CudaBackend {
 
     /// The time of a product: of many in one recording, over their number.
     fn time(&mut self, shape: ProductShape, matrices: &Matrices, algorithm: &Algorithm) -> Result<Duration, CudaError> {
+        let plan = Products::plan_by(&shape, *algorithm)?;
         let run = |num: usize| -> Result<Duration, CudaError> {
             let graph = self.device.record(|| {
-                (0..num).try_for_each(|i| self.products.multiply_by(shape, matrices.ranges(i), algorithm))
+                (0..num).try_for_each(|i| self.products.enqueue(&plan, matrices.ranges(i), Onto::Nothing))
             })?;
             graph.launch()?;
             self.device.synchronize()?;

@@ -65,6 +65,7 @@ tests! {
     check_gather
     check_norms
     check_products
+    check_branch_ends
     check_gated_products
     check_special_values
     check_rope_append

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use tensor_backend::{
-    AddRmsNorm, Backend, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend,
+    Backend, Embed, GatedMatMul, GatherRows, MatMul, MatMulAddRmsNorm, PagedAttention, QkNorm, RmsNorm, RopeAppend,
     WeightRole,
 };
 
@@ -101,10 +101,8 @@ impl<B: Backend> Decoder<B> {
         })?;
         for (index, layer) in self.layers.iter().enumerate() {
             self.attend(step, index, layer)?;
-            self.add_and_norm(step, &layer.post_attention_norm)?;
-            layer.mlp(step)?;
             let next_norm = self.layers.get(index + 1).map_or(&self.final_norm, |next| &next.input_norm);
-            self.add_and_norm(step, next_norm)?;
+            self.feed_forward(step, layer, next_norm)?;
         }
         Ok(())
     }
@@ -123,7 +121,7 @@ impl<B: Backend> Decoder<B> {
         })
     }
 
-    /// Normed residual to attention's branch, appending the KV of the layer.
+    /// Normed residual through attention onto the residual stream, which is normed for the MLP. Appends the layer's KV.
     fn attend(&self, step: &mut StepState<'_, B>, index: usize, layer: &Layer<B>) -> Result<(), B::Error> {
         let StepState { backend, activations, inputs, kv, rows, .. } = step;
         let rows = *rows;
@@ -155,24 +153,42 @@ impl<B: Backend> Decoder<B> {
             out: &mut activations.attention,
             rows,
         })?;
-        backend.matmul(MatMul {
+        backend.matmul_add_rms_norm(MatMulAddRmsNorm {
             x: &activations.attention,
             weight: &layer.attention_output,
-            bias: None,
-            out: &mut activations.branch,
+            product: &mut activations.branch,
+            residual: &mut activations.residual,
+            norm: &layer.post_attention_norm,
+            eps: self.eps,
+            out: &mut activations.normed,
             rows,
         })
     }
 
-    /// Adds the branch to the residual stream and norms it for what comes next.
-    fn add_and_norm(&self, step: &mut StepState<'_, B>, weight: &B::Buffer) -> Result<(), B::Error> {
-        step.backend.add_rms_norm(AddRmsNorm {
-            x: &step.activations.branch,
-            residual: &mut step.activations.residual,
-            weight,
+    /// Normed residual through the MLP onto the residual stream, which is normed for what comes next.
+    fn feed_forward(
+        &self,
+        step: &mut StepState<'_, B>,
+        layer: &Layer<B>,
+        next_norm: &B::Buffer,
+    ) -> Result<(), B::Error> {
+        let StepState { backend, activations, rows, .. } = step;
+        let rows = *rows;
+        backend.gated_matmul(GatedMatMul {
+            x: &activations.normed,
+            weight: &layer.gate_up,
+            out: &mut activations.mlp,
+            rows,
+        })?;
+        backend.matmul_add_rms_norm(MatMulAddRmsNorm {
+            x: &activations.mlp,
+            weight: &layer.down,
+            product: &mut activations.branch,
+            residual: &mut activations.residual,
+            norm: next_norm,
             eps: self.eps,
-            out: &mut step.activations.normed,
-            rows: step.rows,
+            out: &mut activations.normed,
+            rows,
         })
     }
 }
@@ -193,25 +209,6 @@ impl<B: Backend> Layer<B> {
             post_attention_norm: loader.layer_vector(layer, &[PostAttentionNorm])?,
             gate_up: loader.layer_weight(layer, GATE_UP)?,
             down: loader.layer_weight(layer, DOWN)?,
-        })
-    }
-
-    /// Normed residual to the MLP's branch.
-    fn mlp(&self, step: &mut StepState<'_, B>) -> Result<(), B::Error> {
-        let StepState { backend, activations, rows, .. } = step;
-        let rows = *rows;
-        backend.gated_matmul(GatedMatMul {
-            x: &activations.normed,
-            weight: &self.gate_up,
-            out: &mut activations.mlp,
-            rows,
-        })?;
-        backend.matmul(MatMul {
-            x: &activations.mlp,
-            weight: &self.down,
-            bias: None,
-            out: &mut activations.branch,
-            rows,
         })
     }
 }

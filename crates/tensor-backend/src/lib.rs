@@ -24,7 +24,8 @@ mod weights;
 pub use inputs::{AttentionLayout, InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
 pub use memory::{Element, KvLayout};
 pub use ops::{
-    AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, PagedAttention, QkNorm, RmsNorm, RopeAppend, Sample,
+    AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, MatMulAddRmsNorm, PagedAttention, QkNorm, RmsNorm, RopeAppend,
+    Sample,
 };
 pub use rope::RotaryFrequencies;
 pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
@@ -255,6 +256,17 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// The op could not be enqueued.
     fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), Self::Error>;
+
+    /// `residual += x · weightᵀ`, then `out = rms_norm(residual)`: how a layer's branch ends. A backend may add before it
+    /// rounds the product.
+    ///
+    /// # Errors
+    /// An op could not be enqueued.
+    fn matmul_add_rms_norm(&mut self, op: MatMulAddRmsNorm<'_, Self>) -> Result<(), Self::Error> {
+        let MatMulAddRmsNorm { x, weight, product, residual, norm, eps, out, rows } = op;
+        self.matmul(MatMul { x, weight, bias: None, out: product, rows })?;
+        self.add_rms_norm(AddRmsNorm { x: product, residual, weight: norm, eps, out, rows })
+    }
 
     /// `out = silu(x · gateᵀ) * (x · upᵀ)`, where `gate` and `up` are the two halves of one weight (Shazeer, 2020).
     ///

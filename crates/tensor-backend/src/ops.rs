@@ -62,6 +62,26 @@ pub struct MatMul<'a, B: Backend> {
     pub rows: usize,
 }
 
+/// See [`Backend::matmul_add_rms_norm`].
+pub struct MatMulAddRmsNorm<'a, B: Backend> {
+    /// `[rows, k]`
+    pub x: &'a B::Buffer,
+    /// `[hidden, k]`
+    pub weight: &'a B::Weight,
+    /// `[rows, hidden]`: room for the product, if the backend wants it
+    pub product: &'a mut B::Buffer,
+    /// `[rows, hidden]`, updated
+    pub residual: &'a mut B::Buffer,
+    /// `[1, hidden]`, f32
+    pub norm: &'a B::Buffer,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// `[rows, hidden]`
+    pub out: &'a mut B::Buffer,
+    /// Rows that take part.
+    pub rows: usize,
+}
+
 /// See [`Backend::gated_matmul`].
 pub struct GatedMatMul<'a, B: Backend> {
     /// `[rows, k]`

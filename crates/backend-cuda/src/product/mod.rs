@@ -41,9 +41,18 @@ pub(crate) struct ProductShape {
     pub(crate) out_element: Element,
 }
 
+/// What becomes of what `out` holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Onto {
+    /// It is overwritten.
+    Nothing,
+    /// The product is added to it, before it is rounded.
+    Sum,
+}
+
 /// How a shape is multiplied.
 #[derive(Debug)]
-struct Plan {
+pub(crate) struct Plan {
     description: Description,
     algorithm: Algorithm,
 }
@@ -79,9 +88,8 @@ impl Products {
     pub(crate) fn multiply(
         &mut self,
         shape: ProductShape,
-        x: DeviceRange,
-        weight: DeviceRange,
-        out: DeviceRange,
+        [weight, x, out]: [DeviceRange; 3],
+        onto: Onto,
     ) -> Result<(), CudaError> {
         check_bounds(&shape, x, weight, out);
         let alignments = Alignments::of([weight, x, out]);
@@ -90,7 +98,7 @@ impl Products {
             self.plans.insert((shape, alignments), plan);
         }
         let plan = &self.plans[&(shape, alignments)];
-        self.enqueue(&plan.description, &plan.algorithm, [weight, x, out])
+        self.enqueue(plan, [weight, x, out], onto)
     }
 
     /// The measured algorithm, else the heuristic's first.
@@ -114,25 +122,19 @@ impl Products {
         Description::new(&shape)?.algorithms(self.handle, Alignments::of(ranges), most)
     }
 
-    /// Enqueues a product by an algorithm of choice.
-    pub(crate) fn multiply_by(
-        &self,
-        shape: ProductShape,
-        ranges: [DeviceRange; 3],
-        algorithm: &Algorithm,
-    ) -> Result<(), CudaError> {
-        let [weight, x, out] = ranges;
-        check_bounds(&shape, x, weight, out);
-        self.enqueue(&Description::new(&shape)?, algorithm, ranges)
+    /// How a product is made by an algorithm of choice.
+    pub(crate) fn plan_by(shape: &ProductShape, algorithm: Algorithm) -> Result<Plan, CudaError> {
+        Ok(Plan { description: Description::new(shape)?, algorithm })
     }
 
-    fn enqueue(
+    /// Enqueues a planned product of ranges that hold its matrices: weight, x and out.
+    pub(crate) fn enqueue(
         &self,
-        description: &Description,
-        algorithm: &Algorithm,
+        Plan { description, algorithm }: &Plan,
         [weight, x, out]: [DeviceRange; 3],
+        onto: Onto,
     ) -> Result<(), CudaError> {
-        let (one, zero) = (1.0_f32, 0.0_f32);
+        let (one, factor) = (1.0_f32, if onto == Onto::Sum { 1.0_f32 } else { 0.0_f32 });
         // SAFETY: the descriptors are live, the ranges hold the matrices that they describe, and the workspace is as large as
         // the algorithm was chosen for.
         unsafe {
@@ -140,7 +142,7 @@ impl Products {
                 self.handle,
                 description.operation,
                 (&raw const one).cast(),
-                (&raw const zero).cast(),
+                (&raw const factor).cast(),
                 weight.as_ptr::<c_void>(),
                 description.weight,
                 x.as_ptr::<c_void>(),

@@ -18,7 +18,7 @@ pub mod shapes;
 
 pub use attention::{check_attention, check_block_copies, check_rope_append};
 pub use memory::check_memory;
-pub use products::{check_gated_products, check_products, check_special_values};
+pub use products::{check_branch_ends, check_gated_products, check_products, check_special_values};
 pub use rows::{check_buffers, check_embeddings, check_gather, check_norms};
 pub use sampling::{check_choices, check_faults, check_fed_tokens, check_scores};
 
@@ -53,6 +53,7 @@ pub fn check_all<B: Backend>(backend: &mut B, options: &Options) {
     check_gather(backend, options);
     check_norms(backend, options);
     check_products(backend, options);
+    check_branch_ends(backend, options);
     check_gated_products(backend, options);
     check_special_values(backend, options);
     check_rope_append(backend, options);

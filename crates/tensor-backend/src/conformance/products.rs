@@ -4,12 +4,12 @@ use model_format::TensorFormat;
 
 use super::Options;
 use super::fixture::{
-    Expected, Random, StoredMatrix, activations, assert_same, assert_within, buffer_of, load_weight, parameters,
-    poisoned, read_poisoned,
+    Expected, Random, StoredMatrix, activations, assert_close, assert_same, assert_within, buffer_of, load_weight,
+    parameters, poisoned, read_poisoned,
 };
-use super::reference::{dot, silu};
+use super::reference::{dot, rms_norm, silu};
 use super::shapes::{PRODUCTS, ProductShape};
-use crate::{Backend, GatedMatMul, MatMul, RowOrder, WeightPart, WeightRole};
+use crate::{Backend, GatedMatMul, MatMul, MatMulAddRmsNorm, RowOrder, WeightPart, WeightRole};
 
 fn tolerance(options: &Options, formats: &[TensorFormat]) -> f64 {
     let quantised = formats.iter().any(|format| format.block_len() > 1);
@@ -50,6 +50,58 @@ pub fn check_products<B: Backend>(backend: &mut B, options: &Options) {
             check_product(backend, options, &[format, format, other], PRODUCTS[5], RowOrder::Natural);
         }
     }
+}
+
+/// Ends of branches, of every format: the product is added to the residual stream, which is normed.
+///
+/// # Panics
+/// If a check fails.
+pub fn check_branch_ends<B: Backend>(backend: &mut B, options: &Options) {
+    for &format in &options.formats {
+        for (rows, k) in [(1, 256), (5, 512), (70, 256)] {
+            check_branch_end(backend, options, format, (rows, k));
+        }
+    }
+}
+
+fn check_branch_end<B: Backend>(backend: &mut B, options: &Options, format: TensorFormat, (rows, k): (usize, usize)) {
+    const HIDDEN: usize = 72;
+    const EPS: f32 = 1e-5;
+    let what = format!("end of a branch, {format:?}, {rows} x {k}");
+    let mut random = Random::new((rows * 31 + k * 7) as u64);
+    let stored = StoredMatrix::random(format, HIDDEN, k, &mut random);
+    let weight = load_weight(backend, &what, &[stored.part()], WeightRole::Product);
+    let x = activations(backend, rows * k, &mut random);
+    let residual = activations(backend, rows * HIDDEN, &mut random);
+    let norm = random.values(HIDDEN);
+    let (x_buffer, norm_buffer) = (buffer_of(backend, k, &x), parameters(backend, HIDDEN, &norm));
+    let mut residual_buffer = buffer_of(backend, HIDDEN, &residual);
+    let (mut room, mut out) = (poisoned(backend, rows, HIDDEN), poisoned(backend, rows, HIDDEN));
+    let op = MatMulAddRmsNorm {
+        x: &x_buffer,
+        weight: &weight,
+        product: &mut room,
+        residual: &mut residual_buffer,
+        norm: &norm_buffer,
+        eps: EPS,
+        out: &mut out,
+        rows,
+    };
+    backend.matmul_add_rms_norm(op).expect("the end of a branch");
+
+    let sums = backend.read(&residual_buffer, 0..rows).expect("a read");
+    let expected: Vec<Expected> = (0..rows * HIDDEN)
+        .map(|i| {
+            let of_product = product(&x[i / HIDDEN * k..][..k], stored.row(i % HIDDEN));
+            let residual = f64::from(residual[i]);
+            Expected { value: of_product.value + residual, size: of_product.size + residual.abs() }
+        })
+        .collect();
+    assert_within(&what, &sums, &expected, tolerance(options, &[format]));
+    // Of the sums as they are, so that the norm alone is judged.
+    let normed = read_poisoned(backend, &out, rows, &what);
+    let expected: Vec<f64> = sums.chunks_exact(HIDDEN).flat_map(|row| rms_norm(row, &norm, EPS)).collect();
+    assert_close(&what, &normed, &expected, options.float_tolerance);
 }
 
 fn check_product<B: Backend>(
