@@ -37,6 +37,9 @@ pub(crate) enum Task {
         name: String,
         #[command(flatten)]
         targets: Targets,
+        /// For the program, behind `--`; `--check` times nothing.
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// Measures cuBLASLt's algorithms for the products of models on this machine's GPU, and prints the table.
     Tune {
@@ -60,7 +63,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
         Task::Build(targets) => build(&targets.arch),
         Task::Toolkit => toolkit::fetch(),
         Task::Cublas => cublas::fetch(),
-        Task::Lab { name, targets } => lab(name, &targets.arch),
+        Task::Lab { name, targets, arguments } => lab(name, &targets.arch, arguments),
         Task::Tune { configs } => {
             let mut cargo = process::cargo();
             cargo.args(["run", "--release", "--package", "backend-cuda", "--example", "tune_products", "--", "256"]);
@@ -114,7 +117,7 @@ pub(crate) fn library() -> Result<PathBuf> {
     Ok(folder()?.join(LIBRARY))
 }
 
-fn lab(name: &str, archs: &[Arch]) -> Result<()> {
+fn lab(name: &str, archs: &[Arch], arguments: &[String]) -> Result<()> {
     let program = root().join("lab").join(name).with_extension("cu");
     if !program.is_file() {
         bail!("there is no kernels/lab/{name}.cu");
@@ -127,7 +130,7 @@ fn lab(name: &str, archs: &[Arch]) -> Result<()> {
     compiler.link(&objects, &[], &output)?;
     println!("{}", output.display());
     match process::read_output(Command::new("nvidia-smi").arg("-L")) {
-        Ok(_) => process::run(&mut Command::new(output)),
+        Ok(_) => process::run(Command::new(output).args(arguments)),
         Err(_) => {
             println!("there is no GPU here to run it on");
             Ok(())
