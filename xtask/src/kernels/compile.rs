@@ -18,9 +18,9 @@ use crate::process;
 const FLAGS: [&str; 5] =
     ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler=-fPIC,-Wall", "-Xcompiler=-fno-exceptions,-fno-rtti"];
 
-/// Flags of every link. What little is used of the C++ runtime is linked in, and so is all of CUDA's: the result needs libc
-/// and, once it launches something, the driver.
-const LINK_FLAGS: [&str; 3] = ["-cudart=static", "-Xcompiler=-static-libstdc++,-static-libgcc", "-Xlinker=-z,defs"];
+/// Flags of every link. What little is used of the C++ runtime is linked in, and so is all of CUDA's: the result needs libc,
+/// libgcc_s as our programs do, and the driver once it launches something. A static libgcc would need a newer libc.
+const LINK_FLAGS: [&str; 3] = ["-cudart=static", "-Xcompiler=-static-libstdc++", "-Xlinker=-z,defs"];
 
 /// What all objects of a build have in common.
 pub(crate) struct Compiler {
