@@ -51,6 +51,8 @@ struct Plan<'a> {
     rows: Vec<PlannedRow>,
     shape: StepShape,
     budget_tokens: u32,
+    /// Running requests that miss more than one token, as of before this step's chunks.
+    num_prefills: u32,
     /// Blocks that running requests will need for tokens they already have.
     owed_blocks: u32,
     /// Some running request did not get what it could have used, so no new one may come.
@@ -68,7 +70,8 @@ impl Scheduler {
         let rows = self.spare_rows.pop().unwrap_or_default();
         let budget_tokens = self.config.max_batch_tokens;
         let shape = StepShape::default();
-        let mut plan = Plan { step, batch, rows, shape, budget_tokens, owed_blocks: 0, short_of_blocks: false };
+        let mut plan =
+            Plan { step, batch, rows, shape, budget_tokens, num_prefills: 0, owed_blocks: 0, short_of_blocks: false };
         self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
         let max_short_tokens = if self.waiting.len() > 0 { plan.budget_tokens } else { u32::MAX };
@@ -91,14 +94,15 @@ impl Scheduler {
         Planned::Batch
     }
 
-    /// Rows of running requests that miss one token, in admission order.
+    /// Rows of running requests that miss one token, in admission order. Counts those that miss more.
     fn plan_decodes(&mut self, plan: &mut Plan<'_>) {
         let mut place = 0;
         // Preemption shortens the list behind `place` only.
-        while place < self.running.len() && plan.budget_tokens > 0 {
+        while place < self.running.len() {
             let slot = self.running.slot_at(place);
             let running = &self.running[slot];
-            if running.is_decoding() && running.has_input(plan.step) {
+            plan.num_prefills += u32::from(running.num_unplanned().is_some());
+            if plan.budget_tokens > 0 && running.is_decoding() && running.has_input(plan.step) {
                 let (end, num_blocks) = (running.num_planned + 1, running.num_blocks());
                 if self.take_blocks(place, end, plan) {
                     self.push_row(slot, end, num_blocks, plan);
@@ -113,7 +117,7 @@ impl Scheduler {
     /// Takes half of the budget aside for prompts under way of which more is left than `max_short_tokens`, if there are any,
     /// and reserves their blocks. They get their chunks after everybody else: at least that half, and whatever is left.
     fn hold_for_long_prompts(&self, max_short_tokens: u32, plan: &mut Plan<'_>) -> u32 {
-        if max_short_tokens == u32::MAX || plan.budget_tokens == 0 {
+        if max_short_tokens == u32::MAX || plan.budget_tokens == 0 || plan.num_prefills == 0 {
             return 0;
         }
         let mut num_long = 0;
@@ -132,6 +136,10 @@ impl Scheduler {
     /// Rows of running requests that miss more than one token, and a number of them in `lengths`: as many as budget and
     /// pool allow.
     fn plan_chunks(&mut self, lengths: RangeInclusive<u32>, plan: &mut Plan<'_>) {
+        if plan.num_prefills == 0 {
+            // Most steps of a busy engine: another pass over all that runs would cost as much as the rows themselves.
+            return;
+        }
         let mut place = 0;
         while place < self.running.len() {
             let slot = self.running.slot_at(place);
