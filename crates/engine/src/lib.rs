@@ -14,8 +14,9 @@
 //! - Every accepted request gets its tokens in order, without gaps, and then exactly one [`Event::Finished`].
 //! - The engine never waits for a client: a stream holds all events of its request.
 //! - After a cancel is seen, the request's blocks are free within one step.
-//! - A fault of one row ends that request only; a failed step ends the requests that had rows in it; a lost device, or a
-//!   panic, ends all of them with one cause, and [`Engine::health`] says so.
+//! - A fault of one row ends that request only; whoever had matched what it computed is computed again. A failed step ends
+//!   the requests that had rows in it; a lost device, or a panic, ends all of them with one cause, and [`Engine::health`]
+//!   says so.
 //!
 //! Text, tokenizers, protocols and devices are for others.
 #![forbid(unsafe_code)]

@@ -91,7 +91,14 @@ impl Scheduler {
         let running = &mut self.running[slot];
         let index = running.request;
         if let Some(fault) = result.fault {
-            self.end(index, FinishReason::Failed(fault.to_string()), updates);
+            if running.num_matched > 0 {
+                // Perhaps it is not its own. A fault shows only where there are logits, so whoever computed what it matched
+                // may have had it unseen. A second one, after it computed everything itself, is its own.
+                self.requests[index].computes_all = true;
+                self.preempt(slot);
+            } else {
+                self.end(index, FinishReason::Failed(fault.to_string()), updates);
+            }
             return;
         }
         let request = &mut self.requests[index];

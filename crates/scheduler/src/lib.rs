@@ -34,6 +34,11 @@
 //! has 16 tokens more than it came with; and each preemption doubles the room to grow (in blocks, one at first) that running
 //! requests must be left when another is admitted. Each request that ends takes one back.
 //!
+//! # Faults
+//! A row whose logits are not numbers has a fault. It shows only where there are logits, so what a request matched may hold
+//! the fault of another, which ended before it showed. So the prefix is forgotten, and a request that had matched some of it
+//! is computed again, all by itself, before a second fault ends it. One that computed everything is ended at once.
+//!
 //! # Deadlines
 //! A request may say by when it wants its first token and its end. [`Scheduler::expire`] ends it when that time has passed,
 //! and also as soon as it cannot be met any more, judged by what prefilled tokens and decode steps cost lately, which the

@@ -97,6 +97,8 @@ pub(crate) struct Request {
     /// Prompt positions whose score was delivered; they are never scored again.
     pub(crate) num_scored: u32,
     pub(crate) was_admitted: bool,
+    /// It had a fault that may have come from what it matched, and matches nothing any more.
+    pub(crate) computes_all: bool,
     pub(crate) usage: Usage,
     /// Its row slot while it runs; waiting without one.
     pub(crate) slot: Option<RowSlot>,
@@ -134,7 +136,13 @@ impl Request {
     /// Tokens to look up in the prefix cache, which never matches all of them. A position that is to be scored must be
     /// computed, so those beyond the first such position are held back.
     pub(crate) fn matchable_tokens(&self) -> &[TokenId] {
-        if self.num_scored < self.num_to_score() { &self.tokens()[..=self.num_scored as usize] } else { self.tokens() }
+        if self.computes_all {
+            &[]
+        } else if self.num_scored < self.num_to_score() {
+            &self.tokens()[..=self.num_scored as usize]
+        } else {
+            self.tokens()
+        }
     }
 }
 

@@ -17,7 +17,8 @@ const SPARED_TOKENS: u32 = 16;
 /// ```text
 /// tokens      0 ............. prompt_tokens ......... num_tokens ........ max_len
 ///             [ prompt       )[ output that was seen  )
-/// KV          [ num_computed )[ in flight  )num_planned
+/// KV          [ num_matched  )
+///             [ num_computed )[ in flight  )num_planned
 /// index       [ num_promised )                            in full blocks
 /// ```
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Running {
     pub(crate) num_prompt_tokens: u32,
     /// Length of the context at which the request ends.
     pub(crate) max_len: u32,
+    /// Positions that it matched and never computed.
+    pub(crate) num_matched: u32,
     /// Positions whose KV is there or will be once the steps in flight are done. The next row starts here.
     pub(crate) num_planned: u32,
     /// Positions whose KV is there: those of completed steps and of matched blocks.
@@ -71,6 +74,7 @@ impl Running {
             last_token: *request.tokens().last().expect("a request has a token"),
             num_prompt_tokens: request.num_prompt_tokens(),
             max_len: request.max_len,
+            num_matched: num_cached,
             num_planned: num_cached,
             num_computed: num_cached,
             num_promised: num_cached,

@@ -134,6 +134,7 @@ impl Scheduler {
             keys: prompt,
             num_scored: 0,
             was_admitted: false,
+            computes_all: false,
             usage: Usage { prompt_tokens: num_prompt_tokens, ..Usage::default() },
             slot: None,
         });

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use scheduler::{NewRequest, Planned, Policy, PrefixCaching, PrefixKeys, Refusal, Scheduler, SchedulerConfig, Update};
 use serving_types::{
-    Batch, BatchOutput, FinishReason, RequestClass, RequestId, Row, RowInput, RowOutput, SamplingParams, StepId,
-    Timestamp, TokenId,
+    Batch, BatchOutput, FinishReason, RequestClass, RequestId, Row, RowFault, RowInput, RowOutput, SamplingParams,
+    StepId, Timestamp, TokenId,
 };
 
 const CONFIG: SchedulerConfig = SchedulerConfig {
@@ -86,12 +86,18 @@ impl Bench {
 
     /// Completes the oldest step in flight.
     fn complete(&mut self) {
+        self.complete_with(None);
+    }
+
+    /// Completes the oldest step in flight; each of its rows that samples has this fault instead of a token.
+    fn complete_with(&mut self, fault: Option<RowFault>) {
         let step = StepId(self.next_step - self.in_flight.len() as u64);
         let mut output = BatchOutput::default();
         for samples in self.in_flight.remove(0) {
             let start = output.tokens.len() as u32;
-            output.tokens.extend(samples.then_some(7));
-            output.rows.push(RowOutput { tokens: start..output.tokens.len() as u32, ..RowOutput::default() });
+            let fault = fault.filter(|_| samples);
+            output.tokens.extend((samples && fault.is_none()).then_some(7));
+            output.rows.push(RowOutput { tokens: start..output.tokens.len() as u32, fault, ..RowOutput::default() });
         }
         self.scheduler.complete(step, &output, &mut self.updates);
         self.scheduler.check_invariants();
@@ -257,6 +263,30 @@ fn equal_prompts_of_one_batch_are_computed_once() {
     }
     assert_eq!(bench.step(), "0+10! 8+2! 8+2!");
     assert_eq!(bench.scheduler.stats().prefix_hit_tokens, 16);
+}
+
+#[test]
+fn whoever_matched_what_may_be_faulty_computes_all_of_it_before_it_fails() {
+    let mut bench = Bench::new(CONFIG);
+    let prompt: Vec<TokenId> = (0..20).collect();
+    let first = bench.submit_prompt(&prompt, 1);
+    assert_eq!(bench.step(), "0+16", "no logits, so no fault would show");
+    bench.scheduler.cancel(first, &mut bench.updates);
+    let second = bench.submit_prompt(&prompt, 1);
+    assert_eq!(bench.plan(), "16+4!");
+    bench.complete_with(Some(RowFault::NonFiniteLogits));
+    assert_eq!(bench.plan(), "0+16", "it may be the first one's fault");
+    bench.complete();
+    assert_eq!(bench.plan(), "16+4!");
+    bench.complete_with(Some(RowFault::NonFiniteLogits));
+    assert_eq!(bench.plan(), "idle");
+    let ended = bench.updates.iter().filter_map(|update| match update {
+        Update::Finished { id, reason, .. } => Some((*id, reason)),
+        _ => None,
+    });
+    let reason = FinishReason::Failed(RowFault::NonFiniteLogits.to_string());
+    assert_eq!(ended.collect::<Vec<_>>(), [(first, &FinishReason::Cancelled), (second, &reason)]);
+    assert_eq!(bench.scheduler.block_usage().cached, 0, "nobody matches any of it");
 }
 
 #[test]
