@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serving_types::{
     Batch, BatchOutput, BlockId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, PositionLogprobs, Row,
@@ -26,6 +27,7 @@ pub struct FakeExecutor {
     last_launched: Option<StepId>,
     /// Owners whose fault the engine knows: what they computed must not be shared with anybody who comes now.
     known_faulty: BTreeSet<u64>,
+    num_faulty: Arc<AtomicU64>,
     context: Vec<TokenId>,
 }
 
@@ -89,8 +91,15 @@ impl FakeExecutor {
             in_flight: VecDeque::new(),
             last_launched: None,
             known_faulty: BTreeSet::new(),
+            num_faulty: Arc::default(),
             context: Vec::new(),
         }
+    }
+
+    /// Rows, so far, that had a fault of their own; to be read while an engine owns the executor.
+    #[must_use]
+    pub fn num_faulty(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.num_faulty)
     }
 
     fn check_batch(&self, batch: &Batch) {
@@ -151,7 +160,10 @@ impl FakeExecutor {
             let is_known = is_first && self.known_faulty.contains(&owner);
             assert!(!is_known, "step {step}, slot {}: what a row with a known fault computed is shared", row.slot);
         }
-        if !is_lost && (matches!(read, Err(ReadError::Nan { .. })) || self.faults.faults_row(step, row.slot)) {
+        let inherits_fault = matches!(read, Err(ReadError::Nan { .. }));
+        let has_fault = !inherits_fault && self.faults.faults_row(step, row.slot);
+        if !is_lost && (inherits_fault || has_fault) {
+            self.num_faulty.fetch_add(has_fault.into(), Ordering::Relaxed);
             for position in start..end {
                 self.kv.write_nan(&slot.table, position, slot.owner);
             }

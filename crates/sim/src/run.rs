@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::{Command, EngineCore, EngineRequest, EngineStats, Event, PrefixKeys, Step, TokenLogprobs};
-use serving_types::{FinishReason, RequestClass, RequestId, StepId, TenantId, Timestamp, TokenId, Usage};
+use serving_types::{FinishReason, RequestClass, RequestId, RowFault, StepId, TenantId, Timestamp, TokenId, Usage};
 
 use crate::{FakeExecutor, FakeModel, Scenario, SimRequest};
 
@@ -64,6 +66,8 @@ struct Run<'a> {
     scenario: &'a Scenario,
     model: FakeModel,
     core: EngineCore,
+    /// Rows that had a fault of their own.
+    num_faulty: Arc<AtomicU64>,
     now: Timestamp,
     /// What clients will do, by time; what comes first in the scenario comes first at the same time.
     agenda: BTreeMap<(Timestamp, usize), Command>,
@@ -80,6 +84,7 @@ impl<'a> Run<'a> {
     fn new(scenario: &'a Scenario, equip: impl FnOnce(EngineCore) -> EngineCore) -> Self {
         let model = FakeModel { seed: scenario.model_seed, vocab_size: scenario.limits.vocab_size };
         let executor = FakeExecutor::new(model, scenario.limits, scenario.faults);
+        let num_faulty = executor.num_faulty();
         let core = EngineCore::new(Box::new(executor), scenario.config).expect("the scenario's limits allow a request");
         let core = equip(core);
         let mut agenda = BTreeMap::new();
@@ -119,7 +124,18 @@ impl<'a> Run<'a> {
         }
         let transcripts = ids.map(|id| (id, Transcript::default())).collect();
         let (now, reactions) = (Timestamp(0), Vec::new());
-        Self { scenario, model, core, now, agenda, transcripts, reactions, calm_since: None, steps_left: None }
+        Self {
+            scenario,
+            model,
+            core,
+            num_faulty,
+            now,
+            agenda,
+            transcripts,
+            reactions,
+            calm_since: None,
+            steps_left: None,
+        }
     }
 
     fn play(&mut self) -> Step {
@@ -214,6 +230,18 @@ impl<'a> Run<'a> {
         for (request, transcript) in self.scenario.requests.iter().zip(self.transcripts.values()) {
             self.check_transcript(request, transcript, end);
         }
+        self.check_faults();
+    }
+
+    /// A fault fails the request that had it, and nobody who matched what that one computed.
+    fn check_faults(&self) {
+        let cause = RowFault::NonFiniteLogits.to_string();
+        let is_failed =
+            |(reason, _): &(FinishReason, Usage)| matches!(reason, FinishReason::Failed(of) if *of == cause);
+        let ends = self.transcripts.values().filter_map(|transcript| transcript.finished.as_ref());
+        let num_failed = ends.filter(|end| is_failed(end)).count() as u64;
+        let num_faulty = self.num_faulty.load(Ordering::Relaxed);
+        assert!(num_failed <= num_faulty, "{num_faulty} rows had a fault, and {num_failed} requests failed of one");
     }
 
     /// Compares what a client saw with what it would have seen alone.

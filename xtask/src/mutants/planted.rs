@@ -22,7 +22,7 @@ impl PlantedBug {
     }
 }
 
-pub(super) const PLANTED: [PlantedBug; 13] = [
+pub(super) const PLANTED: [PlantedBug; 14] = [
     PlantedBug {
         name: "a release is skipped",
         file: "crates/scheduler/src/scheduler.rs",
@@ -95,6 +95,12 @@ pub(super) const PLANTED: [PlantedBug; 13] = [
         file: "crates/scheduler/src/complete.rs",
         sound: "self.kv.forget(row.first_block);",
         broken: "",
+    },
+    PlantedBug {
+        name: "a fault fails whoever matched it",
+        file: "crates/scheduler/src/complete.rs",
+        sound: "if running.num_matched > 0 {",
+        broken: "if false && running.num_matched > 0 {",
     },
     PlantedBug {
         name: "a deadline passes unseen",
