@@ -4,6 +4,8 @@
 //! ```text
 //! cargo bench -p kv-paging
 //! ```
+//!
+//! What each must reach is in `xtask/src/bench/goals.rs`, by the names given here.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -40,20 +42,22 @@ fn serve(cache: &mut KvCache, keys: &PrefixKeys, step: &mut u64) -> u32 {
 }
 
 fn take_and_give(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("kv-paging");
     let mut cache = cache();
     let keys = PrefixKeys::new(&Salt::default(), BLOCK_SIZE);
     let mut table = cache.admit(&keys, &[]).table;
-    criterion.bench_function("take+give of a block", |bencher| {
+    group.bench_function("take+give of a block", |bencher| {
         bencher.iter(|| {
             cache.grow(&mut table, black_box(1)).expect("a block is free");
             cache.truncate(&mut table, 0, None);
         });
     });
     cache.release(table, None);
+    group.finish();
 }
 
 fn admit_and_release(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("4,096-token prompt");
+    let mut group = criterion.benchmark_group("kv-paging");
     // Cold in a full pool: 128 prompts take turns in room for 64, so each evicts another one's blocks.
     let prompts: Vec<PrefixKeys> = (0..128).map(keys_of).collect();
     let mut cold = cache();
@@ -63,11 +67,11 @@ fn admit_and_release(criterion: &mut Criterion) {
         assert_eq!(serve(cold, &prompts[next], &mut step), 0, "nothing is cached");
     };
     prompts.iter().for_each(|_| serve_next(&mut cold));
-    group.bench_function("admit+grow+promise+retire+release, cold, evicting", |bencher| {
+    group.bench_function("admit+promise+release 4,096 tokens, cold, evicting", |bencher| {
         bencher.iter(|| serve_next(&mut cold));
     });
 
-    group.bench_function("admit+grow+release, cold, free blocks", |bencher| {
+    group.bench_function("admit+release 4,096 tokens, cold", |bencher| {
         let mut cache = cache();
         bencher.iter(|| {
             let Admission { mut table, .. } = cache.admit(&prompts[0], prompts[0].tokens());
@@ -83,7 +87,7 @@ fn admit_and_release(criterion: &mut Criterion) {
         serve(&mut warm, keys, &mut step);
     }
     let mut next = 0;
-    group.bench_function("admit+grow+release, full hit", |bencher| {
+    group.bench_function("admit+release 4,096 tokens, full hit", |bencher| {
         bencher.iter(|| {
             next = (next + 1) % 32;
             let keys = &prompts[next];
@@ -97,11 +101,11 @@ fn admit_and_release(criterion: &mut Criterion) {
 }
 
 fn key_hashing(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("key hashing");
+    let mut group = criterion.benchmark_group("kv-paging");
     let tokens: Vec<TokenId> = (0..PROMPT_TOKENS).collect();
     group.throughput(Throughput::Elements(u64::from(PROMPT_TOKENS)));
     for block_size in [1, 16, 256] {
-        group.bench_function(format!("4,096 tokens in blocks of {block_size}"), |bencher| {
+        group.bench_function(format!("hash 4,096 tokens in blocks of {block_size}"), |bencher| {
             bencher.iter_batched_ref(
                 || PrefixKeys::with_capacity(&Salt::default(), block_size, PROMPT_TOKENS),
                 |keys| keys.extend(&tokens),

@@ -1,4 +1,11 @@
-//! Benchmarks: criterion's micro-benchmarks, then a load run through gRPC on the demo model. Knows neither's code.
+//! Benchmarks: the micro-benchmarks, then a load run through gRPC on the demo model. Knows neither's code.
+
+mod estimates;
+mod goals;
+mod machine;
+mod measured;
+mod micro;
+mod record;
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +16,10 @@ use crate::process;
 use crate::pull_demo::DEMO_MODEL;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Requests of the load run.
     #[arg(long, default_value_t = 32)]
     num_requests: u32,
@@ -21,14 +31,26 @@ pub(crate) struct Args {
     no_micro: bool,
 }
 
-/// Runs both. The load run's figures go to stdout as one JSON object.
+#[derive(clap::Subcommand)]
+enum Part {
+    /// Only the micro-benchmarks, compared with their goals.
+    Micro(micro::Args),
+}
+
+/// Runs what is asked for; without a part, everything. The load run's figures go to stdout as one JSON object.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if !args.no_micro {
-        let mut micro = process::cargo();
-        // It prints to stdout, where the load run's figures are to be alone.
-        micro.args(["bench", "--package", "benches", "--bench", "micro"]).stdout(std::io::stderr());
-        process::step(&mut micro)?;
+    match &args.part {
+        Some(Part::Micro(args)) => micro::run(args),
+        None => {
+            if !args.no_micro {
+                micro::run(&micro::Args::default())?;
+            }
+            load(args)
+        }
     }
+}
+
+fn load(args: &Args) -> Result<()> {
     // One at a time: together they would be built with other features than the demo's, all anew.
     for package in ["pagewise", "benches"] {
         process::step(process::cargo().args(["build", "--release", "--package", package]))?;
