@@ -1,4 +1,5 @@
 // Sampling and scoring: against double precision, then timed beside the bytes of the logits. `--check`: only the former.
+#include "sampling/config.cuh"
 #include "sampling_batch.cuh"
 
 namespace {
@@ -158,7 +159,7 @@ void check_all(const char* title, const Plan* plan_like, bool is_small) {
   std::printf("%s\n", title);
   Random random(31);
   const auto plan_for = [&](int vocab) {
-    return plan_like == nullptr ? Plan{} : pw::sampling::plan_of(vocab, plan_like->team, plan_like->is_held);
+    return plan_like == nullptr ? Plan{} : pw::sampling::plan_of(vocab, plan_like->team, plan_like->stages);
   };
   const auto with_plan = [&](int vocab, auto&& check) {
     const Plan plan = plan_for(vocab);
@@ -168,7 +169,7 @@ void check_all(const char* title, const Plan* plan_like, bool is_small) {
     int rows;
     int vocab;
   };
-  std::vector<Shape> shapes = {{40, 1}, {40, 2}, {60, 5}, {60, 127}, {60, 1000}, {40, 1001}, {12, 4099}, {3, 49152}};
+  std::vector<Shape> shapes = {{40, 1}, {40, 2}, {40, 4}, {60, 5}, {60, 128}, {60, 1000}, {40, 1001}, {12, 4100}, {3, 49152}};
   if (!is_small) shapes.insert(shapes.end(), {{1024, 1000}, {1, 128256}, {48, 49152}, {32, 128256}, {3, 262145}});
   for (Shape shape : shapes) {
     const std::vector<Row> rows = random_rows(shape.rows, shape.vocab, random);
@@ -219,7 +220,7 @@ class Bench {
   }
 
   // Microseconds of one call.
-  double time(const Timed& timed, int rows, int vocab, const Plan* plan) {
+  double time(const Timed& timed, int rows, int vocab, const Plan& plan) {
     std::vector<PwSlotParams> params(rows, timed.params);
     std::vector<PwLogitJob> jobs;
     for (int i = 0; i < rows; ++i) {
@@ -230,8 +231,7 @@ class Bench {
     PwSample op = {logits_.get(), jobs_.get(), {}, results_.get(), top_.get(), kMaxTop, rows, scratch_.get()};
     op.state = {params_.get(), biases_.get(), stops_.get(), history_.get(), lens_.get(), last_.get(), kHistory, vocab};
     return lab::median_us(rows < 100 ? 50 : 10, [&](cudaStream_t stream, int) {
-      const PwStream on = reinterpret_cast<PwStream>(stream);
-      LAB_OK(plan == nullptr ? pw_sample(&op, on) : launch(op, *plan, on));
+      LAB_OK(launch(op, plan, reinterpret_cast<PwStream>(stream)));
     });
   }
 
@@ -256,17 +256,18 @@ void time_all() {
     for (int rows : row_counts) std::printf("%9d", rows);
     std::printf("\nto read the logits                       ");
     for (int rows : row_counts) std::printf("%9.2f", double(rows) * vocab * 4 / rate * 1e-6);
-    struct Variant {
-      const char* name;
-      int team;
-      bool is_held;
-    };
-    for (Variant variant : {Variant{"library", 0, true}, {"4 held", 4, true}, {"2 held", 2, true}, {"8 reading", 8, false}}) {
-      const Plan plan = pw::sampling::plan_of(vocab, std::max(variant.team, 1), variant.is_held);
-      if (variant.is_held && variant.team > 0 && !plan.is_held) continue;
+    // 0: as the library plans
+    for (int team : {0, 1, 2, 4, 8}) {
+      const auto plan_for = [&](int rows) {
+        return team == 0 ? pw::sampling::plan_of(vocab, rows) : pw::sampling::plan_of(vocab, team, pw::sampling::kMaxStages);
+      };
+      const Plan plan = plan_for(1);
+      if (plan.stages == 0) continue;
+      const char* name = team == 0 ? "library" : "blocks";
+      std::printf("\n%s: %d, part %d, stages %d, teams %d", name, plan.team, plan.part_len, plan.stages, plan.teams);
       for (const Timed& timed : timed_wishes()) {
-        std::printf("\n%-12s %-28s", variant.name, timed.name);
-        for (int rows : row_counts) std::printf("%9.2f", bench.time(timed, rows, vocab, variant.team == 0 ? nullptr : &plan));
+        std::printf("\n%-8s %d %-30s", name, team, timed.name);
+        for (int rows : row_counts) std::printf("%9.2f", bench.time(timed, rows, vocab, plan_for(rows)));
       }
     }
     std::printf("\n");
@@ -277,11 +278,12 @@ void time_all() {
 
 int main(int argc, char** argv) {
   const bool is_check = argc > 1 && std::strcmp(argv[1], "--check") == 0;
-  const Plan reading_team = {8, 0, false}, one_block = {1, 0, false}, four = {4, 0, true};
+  const Plan in_place = {8, 0, 0, 0}, one_block = {1, 0, 0, 0}, one_stage = {4, 0, 1, 0}, eight = {8, 0, 4, 0};
   check_all("as the library plans", nullptr, is_check);
-  check_all("one block a row, which reads anew in each pass", &one_block, is_check);
-  if (!is_check) check_all("eight blocks, which read anew in each pass", &reading_team, true);
-  if (!is_check) check_all("four blocks", &four, true);
+  check_all("one block a row, in place", &one_block, is_check);
+  check_all("eight blocks", &eight, is_check);
+  if (!is_check) check_all("eight blocks, in place", &in_place, true);
+  if (!is_check) check_all("four blocks, one stage", &one_stage, true);
   if (!is_check) time_all();
   std::printf("%d failures\n", lab::failures());
   return lab::failures() > 0;

@@ -131,7 +131,8 @@ class Batch {
       num_undecided_ += 1;
     }
     const Choice exact = choice(row.logits, row.wishes, row.job.argument, Exponential::kExact);
-    if (exact.margin > kRounding) expect(got_.results[i].token == exact.token, name, i, "the token", got_.results[i].token, exact.token);
+    const int token = got_.results[i].token;
+    if (exact.margin > kRounding) expect(token == exact.token, name, i, "the token", token, exact.token);
     return true;
   }
 
@@ -143,7 +144,7 @@ class Batch {
     const int vocab = op_.state.vocab_size;
     const int num_top = std::min(is_sample ? row.wishes.params.num_top : row.job.num_top, vocab);
     const auto is_near = [](float got, double expected) {
-      return std::abs(got - expected) < 1e-6 + 2e-7 * std::abs(expected);
+      return got == float(expected) || std::abs(got - expected) < 1e-6 + 2e-7 * std::abs(expected);
     };
     if (!is_sample) expect(result.token == row.job.argument, name, i, "the target", result.token, row.job.argument);
     if (result.token < 0 || result.token >= vocab) return;

@@ -7,25 +7,26 @@
 
 namespace pw::sampling {
 
-// What the slot's owner wants, and where its lists are. Read where it is needed, so that it takes no registers meanwhile.
+// What the slot's owner wants, and where its lists are.
 struct Slot {
   const PwSamplerState& state;
   int64_t index;
+  // Of the slot, or a copy
+  const PwSlotParams& params;
 
-  __device__ const PwSlotParams& params() const { return state.params[index]; }
   __device__ const PwLogitBias* biases() const { return state.biases + index * PW_MAX_LOGIT_BIASES; }
   __device__ const int32_t* stop_tokens() const { return state.stop_tokens + index * PW_MAX_STOP_TOKENS; }
   __device__ PwSeenToken* history() const { return state.history + index * state.max_history; }
   __device__ int32_t& history_len() const { return state.history_lens[index]; }
 
-  __device__ bool has_history() const { return params().history_len >= 0; }
+  __device__ bool has_history() const { return params.history_len >= 0; }
 
   __device__ bool suppresses_stops(int output_position) const {
-    return output_position < params().min_tokens && params().num_stop_tokens > 0;
+    return output_position < params.min_tokens && params.num_stop_tokens > 0;
   }
 
   __device__ bool adjusts(int output_position) const {
-    return params().num_biases > 0 || suppresses_stops(output_position) || has_history();
+    return params.num_biases > 0 || suppresses_stops(output_position) || has_history();
   }
 };
 
@@ -38,8 +39,8 @@ __device__ inline float penalised(float logit, uint32_t count, const PwSlotParam
 }
 
 // Changes the block's part. The tokens of each list are distinct; barriers keep the lists in order.
-__device__ __noinline__ inline void adjust(const Part& part, const Slot& slot, int output_position) {
-  const PwSlotParams& params = slot.params();
+__device__ __forceinline__ void adjust(const Part& part, const Slot& slot, int output_position) {
+  const PwSlotParams& params = slot.params;
   __syncthreads();
   for (int i = threadIdx.x; i < params.num_biases; i += kThreads) {
     const PwLogitBias bias = slot.biases()[i];
@@ -67,7 +68,7 @@ __device__ __noinline__ inline void adjust(const Part& part, const Slot& slot, i
 }
 
 // One more of `token` in the output. Of one block.
-__device__ __noinline__ inline void remember(const Slot& slot, uint32_t token) {
+__device__ __forceinline__ void remember(const Slot& slot, uint32_t token) {
   constexpr uint32_t kMaxCount = 0xffffffffu >> PW_SEEN_TOKEN_BITS;
   const int len = slot.history_len();
   bool is_here = false;

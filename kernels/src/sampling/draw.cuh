@@ -22,25 +22,22 @@ struct Draw {
   }
 };
 
-// Which of some segments, by their sums in order, the goal falls into; and the sum before it. Roundings may leave no segment:
-// then it is the last that weighs anything.
+// The lane into whose weight the goal falls, and the sum before it. Roundings may leave none: then it is the last that weighs
+// anything.
 struct Found {
-  int index;
+  int lane;
   double before;
+  double after_all;
+  bool is_over;
 };
-template <class Sum>
-__device__ Found find_segment(int num, double before, double goal, Sum&& sum) {
-  Found last = {0, before};
-  for (int i = 0; i < num; ++i) {
-    const double own = sum(i);
-    if (own > 0.0) last = {i, before};
-    before += own;
-    if (before > goal) break;
-  }
-  return last;
+__device__ inline Found find_lane(double own, double before, double goal) {
+  const double after = before + warp_prefix(own);
+  const unsigned over = __ballot_sync(kAllLanes, own > 0.0 && after > goal), some = __ballot_sync(kAllLanes, own > 0.0);
+  const int lane = over != 0 ? __ffs(int(over)) - 1 : some != 0 ? 31 - __clz(int(some)) : 0;
+  return {lane, __shfl_sync(kAllLanes, after - own, lane), __shfl_sync(kAllLanes, after, kWarp - 1), over != 0};
 }
 
-// Four neighbours of a lane.
+// The same among a lane's neighbours.
 struct Four {
   float weights[kAccess] = {};
 
@@ -51,7 +48,6 @@ struct Four {
     return sum;
   }
 
-  // The first at which the running sum exceeds the goal; else the last that weighs anything.
   __device__ int find(double before, double goal) const {
     int found = 0;
     bool is_over = false;
@@ -66,56 +62,53 @@ struct Four {
 
 // Of one warp: the token in its segment. Every lane gets it.
 template <bool HELD>
-__device__ uint32_t find_token(const Part& part, const Draw& draw, double before, double goal) {
+__device__ __forceinline__ uint32_t find_token(const Part& part, const Draw& draw, double before, double goal) {
   const int lane = threadIdx.x % kWarp;
-  uint32_t last = 0;
+  uint32_t token = 0;
   for (int tile = part.begin; tile < part.end; tile += kTile) {
     const int at = tile + kAccess * lane;
     Four four;
-    if (at < part.end) {
-      visit(part, HELD ? load_aligned(part.logits + at) : load_row(part, at), at, [&](float logit, int offset) {
-        four.weights[offset - at] = draw.weight(logit, uint32_t(part.first + offset));
-      });
+#pragma unroll
+    for (int i = 0; i < kAccess; ++i) {
+      if (at + i >= part.end) continue;
+      const float logit = HELD ? part.logits[at + i] : __ldcg(part.logits + at + i);
+      four.weights[i] = draw.weight(logit, uint32_t(part.first + at + i));
     }
-    const double sum = four.sum(), prefix = warp_prefix(sum);
-    const unsigned over = __ballot_sync(kAllLanes, sum > 0.0 && before + prefix > goal);
-    const uint32_t token = uint32_t(part.first + at + four.find(before + (prefix - sum), goal));
-    if (over != 0) return __shfl_sync(kAllLanes, token, __ffs(int(over)) - 1);
-    if (sum > 0.0) last = token;
-    before += __shfl_sync(kAllLanes, prefix, kWarp - 1);
+    const double sum = four.sum();
+    const Found found = find_lane(sum, before, goal);
+    const uint32_t mine = uint32_t(part.first + at + four.find(found.before, goal));
+    if (__shfl_sync(kAllLanes, sum, found.lane) > 0.0) token = __shfl_sync(kAllLanes, mine, found.lane);
+    if (found.is_over) break;
+    before = found.after_all;
   }
-  return __reduce_max_sync(kAllLanes, last);
+  return token;
 }
+
+struct DrawWords {
+  double warps[kWarps];
+};
 
 // Every thread of the team gets the token.
 template <bool HELD>
-__device__ __noinline__ uint32_t take(Team& team, WarpWords& warps, const Part& part, const Draw& draw) {
+__device__ __forceinline__ uint32_t take(Team& team, DrawWords& words, const Part& part, const Draw& draw) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   double mine = 0.0;
   for_each<HELD>(part, [&](float logit, uint32_t id) { mine += double(draw.weight(logit, id)); });
-  const double warp_total = warp_sum(mine);
-  if (lane == 0) warps.words[warp][0] = word_of(warp_total);
+  mine = warp_sum(mine);
+  if (lane == 0) words.warps[warp] = mine;
   __syncthreads();
-  const auto sum_of_warp = [&](int i) { return double_of(warps.words[i][0]); };
-  double block_total = 0.0;
-  for (int i = 0; i < kWarps; ++i) block_total += sum_of_warp(i);
-  if (warp == 0) team.send_by_warp(word_of(block_total));
+  if (warp == 0) team.send_by_warp(word_of(warp_sum(lane < kWarps ? words.warps[lane] : 0.0)));
   team.exchange();
 
-  const auto sum_of_block = [&](int i) { return double_of(team.received(i, 0)); };
-  double total = 0.0;
-  for (int i = 0; i < team.size; ++i) total += sum_of_block(i);
-  const double goal = draw.uniform * total;
-  const Found block = find_segment(team.size, 0.0, goal, sum_of_block);
-  if (team.rank == block.index) {
-    const Found found = find_segment(kWarps, block.before, goal, sum_of_warp);
-    if (warp == found.index) {
-      const uint32_t token = find_token<HELD>(part, draw, found.before, goal);
-      team.send_by_warp(uint64_t(token));
-    }
+  const double of_block = lane < team.size ? double_of(team.received(lane, 0)) : 0.0;
+  const double goal = draw.uniform * warp_sum(of_block);
+  const Found block = find_lane(of_block, 0.0, goal);
+  if (team.rank == block.lane) {
+    const Found found = find_lane(lane < kWarps ? words.warps[lane] : 0.0, block.before, goal);
+    if (warp == found.lane) team.send_by_warp(find_token<HELD>(part, draw, found.before, goal));
   }
   team.exchange();
-  return uint32_t(team.received(block.index, 0));
+  return uint32_t(team.received(block.lane, 0));
 }
 
 }  // namespace pw::sampling

@@ -20,150 +20,118 @@ struct Part {
   // Of this warp, relative to the part
   int begin;
   int end;
-  // Whether an access of four may begin at a multiple of four
-  bool is_aligned;
 
-  __device__ Part(float* row, int vocab_size, int part_len, int rank) {
+  __device__ Part(int vocab_size, int part_len, int rank) {
     const int segment_len = (part_len + kWarps * kTile - 1) / (kWarps * kTile) * kTile;
     first = min(rank * part_len, vocab_size);
     len = min(part_len, vocab_size - first);
     begin = min(int(threadIdx.x / kWarp) * segment_len, len);
     end = min(begin + segment_len, len);
-    is_aligned = vocab_size % kAccess == 0;
-    logits = row + first;
+    logits = nullptr;
+  }
+
+  __device__ Part at(float* place) const {
+    Part part = *this;
+    part.logits = place;
+    return part;
   }
 
   __device__ bool has(int token) const { return token >= first && token < first + len; }
 };
 
-__device__ inline float4 load_aligned(const float* from) { return *reinterpret_cast<const float4*>(from); }
-
-// Four logits from `at` on; those beyond `end` are undefined. The loads bypass the first cache: nothing is read twice from
-// there.
-__device__ inline float4 load_row(const Part& part, int at) {
-  const float* from = part.logits + at;
-  if (part.is_aligned) return __ldcg(reinterpret_cast<const float4*>(from));
-  float4 four = {};
-  if (at < part.end) four.x = __ldcg(from);
-  if (at + 1 < part.end) four.y = __ldcg(from + 1);
-  if (at + 2 < part.end) four.z = __ldcg(from + 2);
-  if (at + 3 < part.end) four.w = __ldcg(from + 3);
-  return four;
-}
-
-// Calls `f(logit, offset)` for four neighbours, where there are as many.
-template <class F>
-__device__ void visit(const Part& part, float4 four, int at, F&& f) {
-  if (at < part.end) f(four.x, at);
-  if (at + 1 < part.end) f(four.y, at + 1);
-  if (at + 2 < part.end) f(four.z, at + 2);
-  if (at + 3 < part.end) f(four.w, at + 3);
-}
-
-// Calls `f(logit, id)` for all of the warp's segment. HELD: the part is in shared memory.
+// Calls `f(logit, id)` for all of the warp's segment, in ascending order. HELD: the part is in shared memory, and its length a
+// multiple of an access. Else the loads bypass the first cache, which nothing keeps up to date.
 template <bool HELD, class F>
-__device__ void for_each(const Part& part, F&& f) {
-  for (int at = part.begin + kAccess * int(threadIdx.x % kWarp); at < part.end; at += kTile) {
-    const float4 four = HELD ? load_aligned(part.logits + at) : load_row(part, at);
-    visit(part, four, at, [&](float logit, int offset) { f(logit, uint32_t(part.first + offset)); });
+__device__ __forceinline__ void for_each(const Part& part, F&& f) {
+  const int lane = threadIdx.x % kWarp;
+  if constexpr (HELD) {
+    for (int at = part.begin + kAccess * lane; at < part.end; at += kTile) {
+      const float4 four = *reinterpret_cast<const float4*>(part.logits + at);
+      const uint32_t id = uint32_t(part.first + at);
+      f(four.x, id), f(four.y, id + 1), f(four.z, id + 2), f(four.w, id + 3);
+    }
+  } else {
+#pragma unroll 4
+    for (int at = part.begin + lane; at < part.end; at += kWarp) f(__ldcg(part.logits + at), uint32_t(part.first + at));
   }
 }
 
-// Of a whole row, once the team has agreed.
+// Of a thread, a warp or a row.
 struct Extremes {
-  // The place of the first token of the order; the logit there is the largest
-  uint64_t best;
-  float min;
-  // A logit is NaN or infinite
-  bool is_faulty;
+  // The first token of the order
+  uint32_t key;
+  uint32_t id;
+  // 0: a logit is NaN or infinite
+  uint32_t min_key;
+  // That many segments have a logit not below this
+  uint32_t floor_key;
+  uint32_t num_segments;
 
-  __device__ float max() const { return logit_at(best); }
+  __device__ float max() const { return logit_of(key); }
+  __device__ float min() const { return logit_of(min_key); }
+  __device__ bool are_finite() const { return min_key != 0; }
+
+  // Of all lanes.
+  __device__ Extremes joined() const {
+    Extremes all;
+    all.key = __reduce_max_sync(kAllLanes, key);
+    all.id = __reduce_min_sync(kAllLanes, key == all.key ? id : kMaxId);
+    all.min_key = __reduce_min_sync(kAllLanes, min_key);
+    all.floor_key = __reduce_min_sync(kAllLanes, floor_key);
+    all.num_segments = __reduce_add_sync(kAllLanes, num_segments);
+    return all;
+  }
 };
 
-// Of one thread.
-struct Scan {
-  float max = -INFINITY;
-  uint32_t id = kMaxId;
-  float min = INFINITY;
-  bool is_faulty = false;
+// Neutral in a join.
+__device__ inline Extremes no_extremes() { return {0, kMaxId, ~0u, ~0u, 0}; }
 
-  // Ids ascend, so the first of equals stays.
-  __device__ void see(float logit, uint32_t seen) {
+struct ExtremeWords {
+  Extremes warps[kWarps];
+};
+
+// Of the whole row; every thread of the team gets them.
+template <bool HELD>
+__device__ __forceinline__ Extremes find_extremes(Team& team, ExtremeWords& words, const Part& part) {
+  float max = -INFINITY, min = INFINITY, zero = 0.0f;
+  uint32_t id = kMaxId;
+  for_each<HELD>(part, [&](float logit, uint32_t seen) {
+    // Ids ascend, so the first of equals stays.
     if (logit > max) max = logit, id = seen;
     min = fminf(min, logit);
-    is_faulty |= !(fabsf(logit) < INFINITY);
-  }
-};
-
-// The words of a block's warps on their way to its first warp.
-struct WarpWords {
-  uint64_t words[kWarps][2];
-};
-
-// Every thread of the team brings its scan and gets the extremes.
-__device__ __noinline__ inline Extremes agree(Team& team, WarpWords& warps, const Scan& scan) {
-  uint64_t best = place_of(scan.max, scan.id);
-  float min = scan.min;
-  const auto join = [&](int distance) {
-    const uint64_t other = __shfl_xor_sync(kAllLanes, best, distance);
-    best = other > best ? other : best;
-    min = fminf(min, __shfl_xor_sync(kAllLanes, min, distance));
-  };
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) join(distance);
+    // NaN, once a logit is not finite.
+    zero = __fmaf_rn(logit, 0.0f, zero);
+  });
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (lane == 0) warps.words[warp][0] = best, warps.words[warp][1] = __float_as_uint(min);
-  const bool is_faulty = __syncthreads_or(scan.is_faulty);
+  Extremes all = {key_of(max), id, zero == 0.0f ? key_of(min) : 0, ~0u, 0};
+  all = all.joined();
+  if (part.begin < part.end) all.floor_key = all.key, all.num_segments = 1;
+  if (lane == 0) words.warps[warp] = all;
+  __syncthreads();
   if (warp == 0) {
-    best = warps.words[lane % kWarps][0], min = __uint_as_float(uint32_t(warps.words[lane % kWarps][1]));
-#pragma unroll
-    for (int distance = kWarps / 2; distance > 0; distance /= 2) join(distance);
-    team.send_by_warp(best, uint64_t(__float_as_uint(min)) | uint64_t(is_faulty) << 32);
+    all = (lane < kWarps ? words.warps[lane] : no_extremes()).joined();
+    team.send_by_warp(uint64_t(all.key) << 32 | all.id, uint64_t(all.min_key) << 32 | all.floor_key, all.num_segments);
   }
   team.exchange();
-  Extremes all = {0, INFINITY, false};
-  for (int from = 0; from < team.size; ++from) {
-    const uint64_t other = team.received(from, 0), word = team.received(from, 1);
-    all.best = other > all.best ? other : all.best;
-    all.min = fminf(all.min, __uint_as_float(uint32_t(word)));
-    all.is_faulty |= (word >> 32) != 0;
+  all = no_extremes();
+  if (lane < team.size) {
+    const uint64_t best = team.received(lane, 0), least = team.received(lane, 1);
+    all = {uint32_t(best >> 32), uint32_t(best), uint32_t(least >> 32), uint32_t(least), uint32_t(team.received(lane, 2))};
   }
-  return all;
+  return all.joined();
 }
 
-// Scans the warp's segment of a row where it lies in memory, and keeps a copy at `copy` if that is not null.
-__device__ __noinline__ inline Scan read_row(const Part& part, float* copy) {
-  Scan scan;
-  const int first_at = part.begin + kAccess * int(threadIdx.x % kWarp);
-  if (!part.is_aligned) {
-    for (int at = first_at; at < part.end; at += kTile) {
-      visit(part, load_row(part, at), at, [&](float logit, int offset) {
-        scan.see(logit, uint32_t(part.first + offset));
-        if (copy != nullptr) copy[offset] = logit;
-      });
-    }
-    return scan;
-  }
-  // Many accesses are in flight at once. Parts are whole accesses here.
-  constexpr int kTiles = 8;
-  for (int base = first_at; base < part.end; base += kTiles * kTile) {
-    float4 four[kTiles];
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int at = base + tile * kTile;
-      if (at < part.end) four[tile] = __ldcg(reinterpret_cast<const float4*>(part.logits + at));
-    }
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int at = base + tile * kTile;
-      if (at >= part.end) break;
-      const uint32_t id = uint32_t(part.first + at);
-      scan.see(four[tile].x, id), scan.see(four[tile].y, id + 1);
-      scan.see(four[tile].z, id + 2), scan.see(four[tile].w, id + 3);
-      if (copy != nullptr) *reinterpret_cast<float4*>(copy + at) = four[tile];
+// Copies the warp's segment from memory to where it may be changed.
+template <bool HELD>
+__device__ __forceinline__ void copy_segment(const Part& from, float* to) {
+  constexpr int kStep = HELD ? kAccess : 1;
+  for (int at = from.begin + kStep * int(threadIdx.x % kWarp); at < from.end; at += kStep * kWarp) {
+    if constexpr (HELD) {
+      *reinterpret_cast<float4*>(to + at) = __ldcg(reinterpret_cast<const float4*>(from.logits + at));
+    } else {
+      to[at] = __ldcg(from.logits + at);
     }
   }
-  return scan;
 }
 
 }  // namespace pw::sampling

@@ -9,18 +9,18 @@ namespace pw::sampling {
 constexpr int kIdBits = 20;
 constexpr uint32_t kMaxId = (1u << kIdBits) - 1;
 
-// A token's place in that order as one number: larger is earlier. Above the id's bits is the logit, mapped to an integer of
-// the same order; both zeros are equal.
-__device__ inline uint64_t place_of(float logit, uint32_t id) {
+// A logit as an integer of the same order; both zeros are equal. No number has the key 0.
+__device__ inline uint32_t key_of(float logit) {
   const uint32_t bits = __float_as_uint(__fadd_rn(logit, 0.0f));
-  const uint32_t key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t(key) << kIdBits | (kMaxId - id);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-__device__ inline float logit_at(uint64_t place) {
-  const uint32_t key = uint32_t(place >> kIdBits);
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
+__device__ inline float logit_of(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
+
+// A token's place in that order as one number: larger is earlier.
+__device__ inline uint64_t place_of(float logit, uint32_t id) { return uint64_t(key_of(logit)) << kIdBits | (kMaxId - id); }
+
+__device__ inline float logit_at(uint64_t place) { return logit_of(uint32_t(place >> kIdBits)); }
 
 __device__ inline uint32_t id_at(uint64_t place) { return kMaxId - uint32_t(place & kMaxId); }
 

@@ -10,14 +10,17 @@ struct Plan {
   int team;
   // Logits of a block, a multiple of an access
   int part_len;
-  // Whether a block keeps its part in shared memory; else it reads it again in every pass, and adjusts a copy in scratch
-  bool is_held;
+  // Rows that a team has in shared memory, or on their way; none: it reads the logits anew in every pass, and adjusts a copy
+  // in scratch
+  int stages;
+  // How many teams take turns
+  int teams;
 };
 
-// For a vocabulary on the device at hand.
-Plan plan_of(int vocab_size);
-// For a given team.
-Plan plan_of(int vocab_size, int team, bool is_held);
+// For so many rows on the device at hand.
+Plan plan_of(int vocab_size, int rows);
+// The same for a given team and at most so many stages.
+Plan plan_of(int vocab_size, int team, int max_stages);
 int64_t scratch_bytes(const Plan& plan, int rows, int vocab_size);
 PwStatus launch(const PwSample& op, const Plan& plan, PwStream stream);
 

@@ -14,39 +14,41 @@ struct Score {
   __device__ float logprob(float logit) const { return float(double(logit) - log_sum); }
 };
 
+struct ScoreWords {
+  double sums[kWarps];
+  int nums[kWarps];
+};
+
 // Every thread of the team gets it.
 template <bool HELD>
-__device__ __noinline__ Score score(Team& team, WarpWords& warps, const Part& part, float max, float target) {
+__device__ __forceinline__ Score score(Team& team, ScoreWords& words, const Part& part, float max, float target) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const Weigher weigher(max, 1.0f);
-  double sum = 0.0;
+  double mine = 0.0;
   int num_more = 0;
   for_each<HELD>(part, [&](float logit, uint32_t) {
-    sum += double(weigher(logit));
+    mine += double(__expf(logit - max));
     num_more += logit > target;
   });
-  sum = warp_sum(sum), num_more = __reduce_add_sync(kAllLanes, num_more);
-  if (lane == 0) warps.words[warp][0] = word_of(sum), warps.words[warp][1] = uint64_t(num_more);
+  double sum = warp_sum(mine);
+  num_more = __reduce_add_sync(kAllLanes, num_more);
+  if (lane == 0) words.sums[warp] = sum, words.nums[warp] = num_more;
   __syncthreads();
   if (warp == 0) {
-    sum = warp_sum(lane < kWarps ? double_of(warps.words[lane][0]) : 0.0);
-    num_more = __reduce_add_sync(kAllLanes, lane < kWarps ? int(warps.words[lane][1]) : 0);
-    team.send_by_warp(word_of(sum), uint64_t(num_more));
+    sum = warp_sum(lane < kWarps ? words.sums[lane] : 0.0);
+    num_more = __reduce_add_sync(kAllLanes, lane < kWarps ? words.nums[lane] : 0);
+    team.send_by_warp(word_of(sum), num_more);
   }
   team.exchange();
-  sum = 0.0, num_more = 0;
-  for (int from = 0; from < team.size; ++from) {
-    sum += double_of(team.received(from, 0));
-    num_more += int(team.received(from, 1));
-  }
+  sum = warp_sum(lane < team.size ? double_of(team.received(lane, 0)) : 0.0);
+  num_more = __reduce_add_sync(kAllLanes, lane < team.size ? int(team.received(lane, 1)) : 0);
   return {double(max) + log(sum), num_more};
 }
 
 // Writes the `num_top` most likely tokens, at most kListLen and no more than there are, in rank order.
 template <bool HELD>
-__device__ __noinline__ void list_top(Team& team, Selection& selection, const Part& part, const Bins& bins, const Score& score,
-                                      int num_top, PwTopToken* top) {
-  const Limit limit = select<HELD>(team, selection, part, bins, Counting{num_top}, Limit::none());
+__device__ __forceinline__ void list_top(Team& team, Selection& selection, const Part& part, const Extremes& extremes,
+                                         const Score& score, int num_top, PwTopToken* top) {
+  const Limit limit = select<HELD>(team, selection, part, Measure::of_tokens(extremes, num_top), Limit::none());
   for_each<HELD>(part, [&](float logit, uint32_t id) {
     if (!limit.keeps(logit, id)) return;
     const uint32_t at = atomicAdd(in_block(&selection.kept_len, 0), 1u);

@@ -24,44 +24,52 @@ struct Bins {
   }
 };
 
-// Top-k: every token counts as one.
-struct Counting {
-  int count;
-
-  __device__ double goal(double) const { return double(count); }
-  __device__ float weight(float) const { return 1.0f; }
-  __device__ bool is_cut_bin(int) const { return true; }
-  __device__ uint32_t units(float, int) const { return 1; }
-  __device__ double amount(uint64_t units, int) const { return double(units); }
-  __device__ int most_tokens(uint64_t units, int) const { return int(units); }
-};
-
-// Top-p: every token counts with its weight, of which a share is the goal.
-struct Weighing {
+// What is summed, and how far.
+struct Measure {
+  // Each token's weight, or 1
+  bool is_weight;
+  // A count, or a share of the total
+  double amount_wanted;
   Weigher weigher;
-  double share;
+  // The cut is not below, and not in a bin from this on
+  float lowest;
+  int num_cut_bins;
+  Bins bins;
 
-  // Width of a bin in units of the temperature.
+  // Width of a bin of weights in units of the temperature.
   static constexpr float kWidth = 1.0f / 64.0f;
 
-  __device__ double goal(double total) const { return share * total; }
-  __device__ float weight(float logit) const { return weigher(logit); }
+  static __device__ Measure of_tokens(const Extremes& extremes, int count) {
+    // That many segments have a logit not below the floor.
+    const bool has_floor = uint32_t(count) <= extremes.num_segments;
+    const float floor = logit_of(extremes.floor_key);
+    const float span = extremes.max() - (has_floor && floor > -INFINITY ? floor : extremes.min());
+    const Bins bins = {extremes.max(), float(kBins - 1) / (span > 0.0f ? span : 1.0f)};
+    return {false, double(count), Weigher(0.0f, 1.0f), has_floor ? floor : -INFINITY, kBins, bins};
+  }
 
-  // The last bin takes all that is below e^-31.98. A million such tokens weigh less than the share that a top_p below 1
-  // leaves out, so the cut is never there.
-  __device__ bool is_cut_bin(int bin) const { return bin < kBins - 1; }
+  static __device__ Measure of_weight(const Weigher& weigher, float share, int vocab_size) {
+    // Tokens below the mean of the weight that may be missing cannot make up all of it. Half of that mean, because roundings
+    // differ; of a total of 1, because it is not less. At most 31.1 / kWidth, for a million tokens and the largest share.
+    const float bound = 0.5f * float(1.0 - double(share)) / float(vocab_size);
+    const int num_cut_bins = min(int(-__logf(bound) / kWidth) + 2, kBins - 1);
+    return {true, double(share), weigher, -INFINITY, num_cut_bins, {weigher.max, 1.0f / (kWidth * weigher.temperature)}};
+  }
 
-  // Weights in the bin are below 1.02 * 2^(1 - e) and not below 2^-e for this e.
-  static __device__ int exponent(int bin) { return int(float(bin + 1) * (kWidth * 1.44269504f)) + 1; }
+  __device__ double goal(double total) const { return is_weight ? amount_wanted * total : amount_wanted; }
+  __device__ float weight(float logit) const { return is_weight ? weigher(logit) : 1.0f; }
+
+  // Weights in the bin are below 1.02 * 2^(1 - e) and not below 2^-e for e = scale - 23.
+  __device__ int scale(int bin) const { return is_weight ? int(float(bin + 1) * (kWidth * 1.44269504f)) + 24 : 0; }
   // The weight with its last bit shifted to the ones: below 1.02 * 2^24.
   __device__ uint32_t units(float weight, int bin) const {
-    return __float2uint_rz(weight * __uint_as_float(uint32_t(127 + 23 + exponent(bin)) << 23));
+    return __float2uint_rz(weight * __uint_as_float(uint32_t(127 + scale(bin)) << 23));
   }
   __device__ double amount(uint64_t units, int bin) const {
-    return double(units) * __hiloint2double((1023 - 23 - exponent(bin)) << 20, 0);
+    return double(units) * __hiloint2double((1023 - scale(bin)) << 20, 0);
   }
   __device__ int most_tokens(uint64_t sum, int bin) const {
-    const float smallest = 0.999f * __expf(-float(bin + 1) * kWidth);
+    const float smallest = is_weight ? 0.999f * __expf(-float(bin + 1) * kWidth) : 1.0f;
     return int(sum / units(smallest, bin));
   }
 };
@@ -81,20 +89,9 @@ struct Selection {
 };
 constexpr int kLowBits = 12;
 
-// Where the running sum reaches the goal.
-struct CutBin {
-  int bin;
-  // The sum over the bins before, and the bin's own
-  double before;
-  uint64_t units;
-  // Of what the threads brought beside the bins
-  double total;
-};
-constexpr int kNoBin = kBins;
-
 __device__ inline void clear(Selection& selection) {
-  for (int i = threadIdx.x; i < 2 * kBins; i += kThreads) selection.histogram[0][i] = 0;
-  if (threadIdx.x == 0) selection.list_len = 0, selection.kept_len = 0, selection.first_bin = kNoBin;
+  for (int i = threadIdx.x; i < kBins; i += kThreads) selection.histogram[0][i] = selection.histogram[1][i] = 0;
+  if (threadIdx.x == 0) selection.list_len = 0, selection.kept_len = 0, selection.first_bin = kBins;
   __syncthreads();
 }
 
@@ -103,67 +100,16 @@ __device__ inline void add_units(Selection& selection, int bin, uint32_t units) 
   if (units % (1u << kLowBits) != 0) atomicAdd(&selection.histogram[1][bin], units % (1u << kLowBits));
 }
 
-// After all blocks filled their histograms. Each of them adds up a slice of the bins over all blocks. `amount(units, bin)` is
-// what units in a bin stand for, and `reaches(after, total)` whether the sum up to a bin's end reaches the goal, where `total`
-// is the sum over the team of `thread_sum`.
-template <class Amount, class Reaches>
-__device__ __noinline__ CutBin find_bin(Team& team, Selection& selection, double thread_sum, Amount&& amount,
-                                        Reaches&& reaches) {
-  constexpr int kMaxPerThread = kBins / kThreads;
-  const int slice = kBins / team.size, per_thread = slice <= kThreads ? 1 : kMaxPerThread;
-  const int in_slice = int(threadIdx.x) * per_thread, first = team.rank * slice + in_slice;
-  const int num = in_slice < slice ? per_thread : 0;
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  team.barrier();
-
-  uint64_t units[kMaxPerThread];
-  double mine = 0.0;
+// Of a bin over all blocks.
+__device__ inline uint64_t sum_of_bin(const Team& team, Selection& selection, int bin) {
+  uint64_t sum = 0;
 #pragma unroll
-  for (int i = 0; i < kMaxPerThread; ++i) {
-    units[i] = 0;
-    for (int from = 0; i < num && from < team.size; ++from) {
-      const uint32_t* high = in_block(&selection.histogram[0][first + i], from);
-      units[i] += (uint64_t(high[0]) << kLowBits) + high[kBins];
-    }
-    if (i < num) mine += amount(units[i], first + i);
+  for (int from = 0; from < kMaxTeam; ++from) {
+    if (from >= team.size) continue;
+    const uint32_t high = *in_block(&selection.histogram[0][bin], from);
+    sum += (uint64_t(high) << kLowBits) + *in_block(&selection.histogram[1][bin], from);
   }
-  const double prefix = warp_prefix(mine), warp_total = warp_sum(thread_sum);
-  if (lane == kWarp - 1) selection.warp_sums[0][warp] = prefix, selection.warp_sums[1][warp] = warp_total;
-  __syncthreads();
-  double slice_sum = 0.0, before = 0.0, total = 0.0;
-  for (int i = 0; i < kWarps; ++i) {
-    if (i == warp) before = slice_sum;
-    slice_sum += selection.warp_sums[0][i];
-    total += selection.warp_sums[1][i];
-  }
-  if (warp == 0) team.send_by_warp(word_of(slice_sum), word_of(total));
-  team.exchange();
-  before += prefix - mine;
-  total = 0.0;
-  for (int from = 0; from < team.size; ++from) {
-    if (from < team.rank) before += double_of(team.received(from, 0));
-    total += double_of(team.received(from, 1));
-  }
-
-  CutBin cut = {kNoBin, 0.0, 0, total};
-#pragma unroll
-  for (int i = 0; i < kMaxPerThread; ++i) {
-    if (i >= num || cut.bin != kNoBin) continue;
-    const double after = before + amount(units[i], first + i);
-    if (units[i] != 0 && reaches(after, total)) cut = {first + i, before, units[i], total};
-    before = after;
-  }
-  if (cut.bin != kNoBin) atomicMin(&selection.first_bin, uint32_t(cut.bin));
-  __syncthreads();
-  // The thread that has the block's first such bin tells of it, or any if there is none.
-  const bool is_speaker = selection.first_bin == kNoBin ? threadIdx.x == 0 : selection.first_bin == uint32_t(cut.bin);
-  if (is_speaker) team.send_by_thread(uint64_t(cut.bin), word_of(cut.before), cut.units);
-  team.exchange();
-  for (int from = 0; from < team.size; ++from) {
-    cut = {int(team.received(from, 0)), double_of(team.received(from, 1)), team.received(from, 2), total};
-    if (cut.bin != kNoBin) break;
-  }
-  return cut;
+  return sum;
 }
 
 // Places from `low` to `high`, both included.
@@ -194,18 +140,93 @@ struct PlaceRange {
   }
 };
 
-// In the first block: the first of the listed tokens at which the goal is reached; else `lowest`.
-template <class Measure, class Reaches>
-__device__ void cut_list(Selection& selection, const Measure& measure, int bin, uint64_t lowest, Reaches&& reaches) {
-  const int len = min(selection.list_len, uint32_t(kListLen)), mine = threadIdx.x;
-  if (threadIdx.x == 0) selection.cut = lowest;
-  if (mine < len) selection.list_units[mine] = measure.units(measure.weight(logit_at(selection.list[mine])), bin);
+// What is known of the cut.
+struct Cut {
+  double goal;
+  // The bin it is in, or none yet; and the sum over the bins before
+  int bin = -1;
+  double before = 0.0;
+  // Once the bin was divided: places that are left, and the exact sum over those before them in the bin
+  PlaceRange range = {};
+  double inside = 0.0;
+  // Of the bin or of the places that are left; 0: the goal is never reached
+  uint64_t units = 0;
+
+  // Sums in the bin are exact, and added once to the sum before it.
+  __device__ bool is_reached(double after) const { return before + (inside + after) >= goal; }
+};
+
+// After all blocks filled their histograms, with bins or with digits of the places that are left: where among them the cut is.
+// Each block adds up a slice of the bins. `thread_sum` adds up to the total on which the goal depends.
+__device__ __forceinline__ void narrow(Team& team, Selection& selection, const Measure& measure, double thread_sum, Cut& cut) {
+  constexpr int kMaxPerThread = kBins / kThreads;
+  const int slice = kBins / team.size, per_thread = slice <= kThreads ? 1 : kMaxPerThread;
+  const int in_slice = int(threadIdx.x) * per_thread, first = team.rank * slice + in_slice;
+  const int num = in_slice < slice ? per_thread : 0;
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const auto amount = [&](uint64_t units, int bin) { return measure.amount(units, cut.bin < 0 ? bin : cut.bin); };
+  team.barrier();
+
+  uint64_t units[kMaxPerThread] = {};
+  double mine = 0.0;
+#pragma unroll
+  for (int i = 0; i < kMaxPerThread; ++i) {
+    if (i >= num) continue;
+    units[i] = sum_of_bin(team, selection, first + i);
+    mine += amount(units[i], first + i);
+  }
+  const double prefix = warp_prefix(mine), warp_total = warp_sum(thread_sum);
+  if (lane == kWarp - 1) selection.warp_sums[0][warp] = prefix, selection.warp_sums[1][warp] = warp_total;
+  __syncthreads();
+  const double of_warp = lane < kWarps ? selection.warp_sums[0][lane] : 0.0, up_to_warp = warp_prefix(of_warp);
+  const double before_warp = __shfl_sync(kAllLanes, up_to_warp - of_warp, warp);
+  if (warp == 0) {
+    const double brought = lane < kWarps ? selection.warp_sums[1][lane] : 0.0;
+    team.send_by_warp(word_of(warp_sum(of_warp)), word_of(warp_sum(brought)));
+  }
+  team.exchange();
+  const double of_block = lane < team.size ? double_of(team.received(lane, 0)) : 0.0;
+  if (cut.bin < 0) cut.goal = measure.goal(warp_sum(lane < team.size ? double_of(team.received(lane, 1)) : 0.0));
+  double before = warp_sum(lane < team.rank ? of_block : 0.0) + before_warp + (prefix - mine);
+
+  int bin = kBins;
+  double before_bin = 0.0;
+  uint64_t bin_units = 0;
+#pragma unroll
+  for (int i = 0; i < kMaxPerThread; ++i) {
+    if (i >= num || bin < kBins) continue;
+    const double after = before + amount(units[i], first + i);
+    if (units[i] != 0 && cut.is_reached(after)) bin = first + i, before_bin = before, bin_units = units[i];
+    before = after;
+  }
+  if (bin < kBins) atomicMin(&selection.first_bin, uint32_t(bin));
+  __syncthreads();
+  // The thread that has the block's first such bin tells of it, or any if there is none.
+  const bool is_speaker = selection.first_bin == kBins ? threadIdx.x == 0 : selection.first_bin == uint32_t(bin);
+  if (is_speaker) team.send_by_thread(bin, word_of(before_bin), bin_units);
+  team.exchange();
+  for (int from = 0; from < team.size; ++from) {
+    bin = int(team.received(from, 0)), before_bin = double_of(team.received(from, 1)), cut.units = team.received(from, 2);
+    if (bin < kBins) break;
+  }
+  if (cut.bin < 0) {
+    cut.bin = bin, cut.before = before_bin, cut.range = PlaceRange::of_bin(measure.bins, bin);
+  } else {
+    cut.inside += before_bin, cut.range = cut.range.narrowed(bin);
+  }
+}
+
+// In the first block: the first of the listed tokens at which the goal is reached; else the last place that is left.
+__device__ __forceinline__ void cut_list(Selection& selection, const Measure& measure, const Cut& cut) {
+  const int len = int(min(selection.list_len, uint32_t(kListLen))), mine = threadIdx.x;
+  if (threadIdx.x == 0) selection.cut = cut.range.low;
+  if (mine < len) selection.list_units[mine] = measure.units(measure.weight(logit_at(selection.list[mine])), cut.bin);
   __syncthreads();
   if (mine < len) {
     const uint64_t place = selection.list[mine];
     uint64_t units = 0;
     for (int i = 0; i < len; ++i) units += selection.list[i] >= place ? selection.list_units[i] : 0;
-    if (reaches(measure.amount(units, bin))) {
+    if (cut.is_reached(measure.amount(units, cut.bin))) {
       atomicMax(reinterpret_cast<unsigned long long*>(&selection.cut), static_cast<unsigned long long>(place));
     }
   }
@@ -214,47 +235,38 @@ __device__ void cut_list(Selection& selection, const Measure& measure, int bin, 
 
 // The limit of the shortest prefix of those tokens that `limit` keeps whose measure reaches the goal; `limit` itself if it
 // never does.
-template <bool HELD, class Measure>
-__device__ __noinline__ Limit select(Team& team, Selection& selection, const Part& part, const Bins& bins,
-                                     const Measure& measure, Limit limit) {
-  clear(selection);
-  double sum = 0.0;
-  for_each<HELD>(part, [&](float logit, uint32_t id) {
-    if (!limit.keeps(logit, id)) return;
-    const int bin = bins.of(logit);
-    const float weight = measure.weight(logit);
-    sum += double(weight);
-    if (measure.is_cut_bin(bin)) add_units(selection, bin, measure.units(weight, bin));
-  });
-  CutBin cut = find_bin(
-      team, selection, sum, [&](uint64_t units, int bin) { return measure.amount(units, bin); },
-      [&](double after, double total) { return after >= measure.goal(total); });
-  if (cut.bin == kNoBin) return limit;
-
-  // Sums in the bin are exact, and added once to the sum before it.
-  const int bin = cut.bin;
-  const double before = cut.before, goal = measure.goal(cut.total);
-  double inside = 0.0;
-  const auto reaches = [&](double after) { return before + (inside + after) >= goal; };
-  PlaceRange range = PlaceRange::of_bin(bins, bin);
+template <bool HELD>
+__device__ __forceinline__ Limit select(Team& team, Selection& selection, const Part& part, const Measure& measure,
+                                        Limit limit) {
+  const Bins& bins = measure.bins;
+  Cut cut;
   const auto for_each_left = [&](auto&& f) {
+    const float lowest = fmaxf(logit_at(cut.range.low), measure.lowest), highest = logit_at(cut.range.high);
     for_each<HELD>(part, [&](float logit, uint32_t id) {
-      if (bins.of(logit) != bin || !limit.keeps(logit, id)) return;
+      if (logit < lowest || logit > highest || bins.of(logit) != cut.bin || !limit.keeps(logit, id)) return;
       const uint64_t place = place_of(logit, id);
-      if (range.has(place)) f(place);
+      if (cut.range.has(place)) f(place);
     });
   };
-  while (measure.most_tokens(cut.units, bin) > kListLen) {
+  do {
     clear(selection);
-    for_each_left([&](uint64_t place) {
-      add_units(selection, range.digit_of(place), measure.units(measure.weight(logit_at(place)), bin));
-    });
-    cut = find_bin(
-        team, selection, 0.0, [&](uint64_t units, int) { return measure.amount(units, bin); },
-        [&](double after, double) { return reaches(after); });
-    range = range.narrowed(cut.bin);
-    inside += cut.before;
-  }
+    double sum = 0.0;
+    if (cut.bin < 0) {
+      for_each<HELD>(part, [&](float logit, uint32_t id) {
+        if (logit < measure.lowest || !limit.keeps(logit, id)) return;
+        const float weight = measure.weight(logit);
+        sum += double(weight);
+        const int bin = bins.of(logit);
+        if (bin < measure.num_cut_bins) add_units(selection, bin, measure.units(weight, bin));
+      });
+    } else {
+      for_each_left([&](uint64_t place) {
+        add_units(selection, cut.range.digit_of(place), measure.units(measure.weight(logit_at(place)), cut.bin));
+      });
+    }
+    narrow(team, selection, measure, sum, cut);
+    if (cut.units == 0) return limit;
+  } while (measure.most_tokens(cut.units, cut.bin) > kListLen);
 
   for_each_left([&](uint64_t place) {
     const uint32_t at = atomicAdd(in_block(&selection.list_len, 0), 1u);
@@ -262,7 +274,7 @@ __device__ __noinline__ Limit select(Team& team, Selection& selection, const Par
   });
   team.barrier();
   if (team.rank == 0) {
-    cut_list(selection, measure, bin, range.low, reaches);
+    cut_list(selection, measure, cut);
     if (threadIdx.x < kWarp) team.send_by_warp(selection.cut);
   }
   team.exchange();

@@ -11,7 +11,7 @@ constexpr int kMailWords = 3;
 // Words from every block of the team. Two turns alternate: whoever writes the next but one has passed the barrier of the
 // next, so nobody reads this one any more.
 struct Mail {
-  uint64_t words[2][kTeam][kMailWords];
+  uint64_t words[2][kMaxTeam][kMailWords];
 };
 
 class Team {
@@ -31,13 +31,13 @@ class Team {
   template <class... Words>
   __device__ void send_by_warp(Words... words) {
     const int lane = threadIdx.x % kWarp;
-    if (lane < size) put(lane, words...);
+    if (lane < size) put(lane, uint64_t(words)...);
   }
 
   // Of one thread.
   template <class... Words>
   __device__ void send_by_thread(Words... words) {
-    for (int to = 0; to < size; ++to) put(to, words...);
+    for (int to = 0; to < size; ++to) put(to, uint64_t(words)...);
   }
 
   // Every block has sent; afterwards `received` tells what.

@@ -4,14 +4,13 @@
 
 namespace pw::sampling {
 
-// `e^x` for `x <= 0`: see `exp_nonpositive` in crates/sampling/src/exponential.rs, whose steps these are.
+// `e^x` for `-89 < x <= 0`: see `exp_nonpositive` in crates/sampling/src/exponential.rs, whose steps these are.
 __device__ inline float exp_nonpositive(float x) {
   constexpr float kLowest = -87.0f;
   constexpr float kRound = 12582912.0f;
-  const float clamped = x < kLowest ? kLowest : x;
-  const float shifted = __fadd_rn(__fmul_rn(clamped, 1.44269504f), kRound);
+  const float shifted = __fadd_rn(__fmul_rn(x, 1.44269504f), kRound);
   const float n = __fsub_rn(shifted, kRound);
-  const float r = __fadd_rn(__fsub_rn(clamped, __fmul_rn(n, 0.6933594f)), __fmul_rn(n, 2.1219444e-4f));
+  const float r = __fadd_rn(__fsub_rn(x, __fmul_rn(n, 0.6933594f)), __fmul_rn(n, 2.1219444e-4f));
   float p = 1.9875691e-4f;
   p = __fadd_rn(__fmul_rn(p, r), 1.3982e-3f);
   p = __fadd_rn(__fmul_rn(p, r), 8.333452e-3f);
@@ -28,17 +27,15 @@ struct Weigher {
   float max;
   float temperature;
   float inverse;
-  // A difference to `max` from which on down the weight is zero, with a margin over -87 temperatures.
+  // A difference to `max` that weighs nothing, with a margin over -87 temperatures.
   float lowest;
 
   __device__ Weigher(float max, float temperature)
       : max(max), temperature(temperature), inverse(1.0f / temperature), lowest(-88.0f * temperature) {}
 
   __device__ float operator()(float logit) const {
-    const float difference = __fsub_rn(logit, max);
-    // Also minus infinity, on which the division would give NaN.
-    if (difference < lowest) return 0.0f;
-    return exp_nonpositive(divided(difference));
+    // The bound also keeps minus infinity from the division, which would give NaN.
+    return exp_nonpositive(divided(fmaxf(__fsub_rn(logit, max), lowest)));
   }
 
  private:
