@@ -32,12 +32,14 @@ bool is_fast(const PwDecodeAttention& op) {
 
 template <class T, int kDim>
 PwStatus launch_fast(const PwDecodeAttention& op, PwStream stream) {
-  if (op.attention.num_heads / op.attention.kv.num_kv_heads <= kProductHeads) {
-    using S = std::conditional_t<kDim == 64, Shape<8, 2, 3>, Shape<4, 2, 3>>;
-    return launch_decode<T, kDim, 1, S>(op, stream);
+  if (op.attention.num_heads / op.attention.kv.num_kv_heads > kProductHeads) {
+    return launch_decode<T, kDim, 2, Shape<4, 2, 2>>(op, stream, 2);
   }
-  using S = std::conditional_t<kDim == 64, Shape<4, 2, 2>, Shape<4, 2, 2>>;
-  return launch_decode<T, kDim, 2, S>(op, stream);
+  if constexpr (kDim == 64) {
+    return launch_decode<T, kDim, 1, Shape<4, 4, 2>>(op, stream, 0);
+  } else {
+    return launch_decode<T, kDim, 1, Shape<4, 2, 3>>(op, stream, 2);
+  }
 }
 
 template <class T, class Kv>
