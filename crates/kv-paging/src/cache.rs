@@ -1,6 +1,7 @@
 //! The cache: tables are opened, grown, cut, forked and released here, and the cached block of least worth makes way.
 //!
-//! How steps publish what they fill is in `promises.rs`. Knows no requests, no devices, no bytes, no wall time, no threads.
+//! How steps publish what they fill is in `promises.rs`, what is copied to the host tier and back in `tier.rs`. Knows no
+//! requests, no devices, no bytes, no wall time, no threads.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,11 +11,16 @@ use core::fmt;
 use crate::config::{ConfigError, KvCacheConfig, PrefixCaching};
 use crate::events::{CacheEvent, EventLog};
 use crate::ghosts::{Ghosts, SAMPLING};
+use crate::host::HostPool;
 use crate::index::{Detached, NodeId, Parent, PrefixIndex};
 use crate::pool::{Content, Place, Pool};
 use crate::promises::Promises;
 use crate::stats::{CacheStats, Usage};
-use crate::{Admission, BlockCopy, BlockId, BlockKey, BlockTable, LogicalTime, PrefixKeys, Retention, StepId, TokenId};
+use crate::tier::Offloads;
+use crate::{
+    Admission, BlockCopy, BlockId, BlockKey, BlockTable, LogicalTime, PrefixKeys, Retention, StepId, Tier, TierCopy,
+    TokenId,
+};
 
 /// Decides which physical block holds which tokens.
 ///
@@ -27,6 +33,10 @@ pub struct KvCache {
     pub(crate) pool: Pool,
     pub(crate) index: PrefixIndex,
     pub(crate) promises: Promises,
+    pub(crate) host: HostPool,
+    pub(crate) offloads: Offloads,
+    /// Copies between the tiers that were not drained yet, in the order in which they were planned.
+    pub(crate) copies: Vec<TierCopy>,
     pub(crate) events: EventLog,
     pub(crate) ghosts: Ghosts,
     pub(crate) stats: CacheStats,
@@ -53,16 +63,19 @@ impl KvCache {
     /// If the configuration is out of range.
     pub fn new(config: KvCacheConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let num_indexed = match config.prefix_caching {
-            PrefixCaching::On => config.num_blocks,
-            PrefixCaching::Off => 0,
+        let (num_indexed, num_host_blocks) = match config.prefix_caching {
+            PrefixCaching::On => (config.num_blocks, config.num_host_blocks),
+            PrefixCaching::Off => (0, 0),
         };
         Ok(Self {
             config,
             block_size_log2: config.block_size.ilog2(),
             pool: Pool::new(config.num_blocks),
-            index: PrefixIndex::new(num_indexed, config.block_size),
+            index: PrefixIndex::new(num_indexed, num_host_blocks, config.block_size),
             promises: Promises::new(num_indexed),
+            host: HostPool::new(num_host_blocks),
+            offloads: Offloads::new(if num_host_blocks == 0 { 0 } else { config.num_blocks }),
+            copies: Vec::new(),
             events: EventLog::off(),
             ghosts: Ghosts::new(if num_indexed == 0 { 0 } else { config.regret_window.div_ceil(SAMPLING) }),
             stats: CacheStats::default(),
@@ -86,7 +99,8 @@ impl KvCache {
     /// references on those blocks and allocates nothing else; [`grow`](Self::grow) makes room for the rest.
     ///
     /// Never matches the whole prompt: at least one token is left to compute, or there would be no output to sample from.
-    /// Matches only blocks that `keys` covers. An empty `prompt` gives an empty table.
+    /// Matches only blocks that `keys` covers. An empty `prompt` gives an empty table. What follows in the host tier is
+    /// left there for [`fetch`](Self::fetch).
     ///
     /// # Panics
     /// If `keys` has another block size than the cache.
@@ -95,17 +109,19 @@ impl KvCache {
         let mut prefix = Prefix::new(keys);
         for tokens in self.matchable(keys, prompt) {
             let Some(node) = prefix.descend(&self.index, tokens) else { break };
-            let block = self.index.first_block(node);
+            let Some(block) = self.index.first_block(node) else { break };
             self.reuse(block);
             table.blocks.push(block);
         }
         let num_cached_tokens = self.hold(&mut table);
+        self.touch_copies(&table);
         self.stats.num_queried_tokens += prompt.len() as u64;
         self.stats.num_hit_tokens += u64::from(num_cached_tokens);
         Admission { table, num_cached_tokens }
     }
 
-    /// The tokens that [`admit`](Self::admit) would match now. Takes nothing and counts nothing.
+    /// The tokens that [`admit`](Self::admit) would match now, and [`fetch`](Self::fetch) after it if there is room. Takes
+    /// nothing and counts nothing.
     ///
     /// # Panics
     /// If `keys` has another block size than the cache.
@@ -240,8 +256,9 @@ impl KvCache {
     /// # Panics
     /// If time would go back.
     pub fn advance(&mut self, now: LogicalTime) {
-        let Self { pool, index, .. } = self;
+        let Self { pool, host, index, .. } = self;
         pool.advance(now, |node| index.node(node).retention);
+        host.advance(now, |node| index.node(node).retention);
     }
 
     /// Where the blocks are.
@@ -258,6 +275,10 @@ impl KvCache {
             duplicates: self.index.num_duplicates(),
             // Only a table's last, unshared block has empty slots, so counting shared blocks more than once is harmless.
             empty_slots: num_slots - self.num_table_tokens,
+            host_free: self.host.free.len() as u32,
+            host_cached: self.host.num_blocks() - self.host.free.len() as u32 - self.host.in_transit.len(),
+            host_in_transit: self.host.in_transit.len(),
+            host_total: self.host.num_blocks(),
         }
     }
 
@@ -291,7 +312,9 @@ impl KvCache {
             if block.content == Content::Published {
                 block.content = Content::Private;
             }
+            block.is_to_offload = false;
         }
+        self.clear_host();
         self.index.clear();
         self.ghosts.clear();
         self.generation += 1;
@@ -301,12 +324,14 @@ impl KvCache {
     /// Forgets the prefix that ends with `block` and every longer one, because what computed it turned out to be faulty;
     /// a table's first block stands for all that the table holds. Cached blocks of these prefixes become free. Tables keep
     /// theirs, and neither these nor any after them are shared from now on. Does nothing if the block is not in the prefix
-    /// index. Takes time in proportion to the pool.
+    /// index. Takes time in proportion to both pools.
     ///
     /// # Panics
     /// If the block is not of this pool.
     pub fn forget(&mut self, block: BlockId) {
         let Some(root) = self.pool.get(block).node else { return };
+        // The host tier first, so that no content falls back to it.
+        self.forget_host(root);
         let blocks = (0..self.pool.num_blocks()).map(BlockId::from_index);
         let depth_of = |block| Some((self.index.depth_below(root, self.pool.get(block).node?)?, block));
         let mut fallen: Vec<(u32, BlockId)> = blocks.filter_map(depth_of).collect();
@@ -342,7 +367,11 @@ impl KvCache {
     }
 
     /// The part of a prompt that may be matched, in blocks: what `keys` covers, and never all of it.
-    fn matchable<'a>(&self, keys: &PrefixKeys, prompt: &'a [TokenId]) -> impl Iterator<Item = &'a [TokenId]> + use<'a> {
+    pub(crate) fn matchable<'a>(
+        &self,
+        keys: &PrefixKeys,
+        prompt: &'a [TokenId],
+    ) -> impl Iterator<Item = &'a [TokenId]> + use<'a> {
         assert_eq!(keys.block_size(), self.config.block_size, "keys are made for the cache's block size");
         let num_indexable = match self.config.prefix_caching {
             PrefixCaching::On => keys.num_blocks() as usize,
@@ -384,7 +413,7 @@ impl KvCache {
     }
 
     /// A block for a new owner. The caller has checked that there is one.
-    fn take(&mut self) -> BlockId {
+    pub(crate) fn take(&mut self) -> BlockId {
         self.stats.num_taken_blocks += 1;
         if let Some(block) = self.pool.take_free() {
             return block;
@@ -407,7 +436,10 @@ impl KvCache {
         let node = self.index.node_mut(node);
         node.retention = node.retention.max(retention);
         let retention = node.retention;
-        let first = node.blocks.front().expect("a node has a block");
+        let first = node.blocks.front().expect("the node has this block");
+        if let Some(host) = node.host {
+            self.host.touch(host, retention);
+        }
         if first != block && self.pool.get(first).place == Place::Cached {
             self.pool.remove_cached(first);
             self.pool.put_cached(first, retention);
@@ -438,22 +470,35 @@ impl KvCache {
         self.pool.put_free(block);
     }
 
-    /// Frees a cached block, whose content is then lost unless another block holds it.
+    /// Frees a cached block, whose content is then lost unless another block holds it, of whichever tier.
     pub(crate) fn discard_cached(&mut self, block: BlockId) {
         self.pool.remove_cached(block);
         self.detach(block);
         self.pool.put_free(block);
     }
 
-    /// Takes a block out of the index, if it is there. Returns the name of the content if no block holds it any more.
+    /// Takes a block out of the index, if it is there. Returns the name of the content if no block of any tier holds it any
+    /// more.
     pub(crate) fn detach(&mut self, block: BlockId) -> Option<BlockKey> {
         let record = self.pool.get_mut(block);
         let node = record.node.take()?;
         let was_published = record.content == Content::Published;
-        let Detached::NodeGone { key, announced } = self.index.detach(node, block, was_published) else { return None };
-        if announced {
-            self.events.removed(key);
+        if core::mem::take(&mut record.is_to_offload) {
+            self.offloads.remove(block);
         }
+        let Detached::Last { announced } = self.index.detach(node, block, was_published) else { return None };
+        let (key, host) = (self.index.node(node).key, self.index.node(node).host);
+        if announced {
+            self.events.removed(Tier::Device, key);
+        }
+        if let Some(host) = host {
+            if self.host.get(host).is_filled {
+                return None;
+            }
+            // A copy under way keeps nothing alive: whether it arrives is not known yet.
+            self.forget_copy(host, node);
+        }
+        self.index.remove(node);
         Some(key)
     }
 }
@@ -465,10 +510,10 @@ impl fmt::Debug for KvCache {
 }
 
 /// A walk down the index along a sequence's keys.
-struct Prefix<'a> {
-    keys: &'a PrefixKeys,
-    depth: usize,
-    parent: Parent<'a>,
+pub(crate) struct Prefix<'a> {
+    pub(crate) keys: &'a PrefixKeys,
+    pub(crate) depth: usize,
+    pub(crate) parent: Parent<'a>,
 }
 
 impl<'a> Prefix<'a> {
@@ -478,7 +523,7 @@ impl<'a> Prefix<'a> {
     }
 
     /// Steps to the next node, if it is there and holds `tokens`.
-    fn descend(&mut self, index: &PrefixIndex, tokens: &[TokenId]) -> Option<NodeId> {
+    pub(crate) fn descend(&mut self, index: &PrefixIndex, tokens: &[TokenId]) -> Option<NodeId> {
         let node = index.find(self.parent, self.keys.block_keys()[self.depth], tokens)?;
         self.depth += 1;
         self.parent = Parent::Node(node);

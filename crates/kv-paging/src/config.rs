@@ -21,6 +21,10 @@ pub struct KvCacheConfig {
     /// Blocks that all [pins](crate::KvCache::pin) together may hold; by default none. They are lost to tables, so leave
     /// room for the longest request.
     pub max_pinned_blocks: u32,
+    /// Blocks of the host tier, a second pool in slower memory to which full blocks are copied, at most [`MAX_BLOCKS`]; by
+    /// default none. Of use from about as many as `num_blocks` on: it holds what the first pool holds, and more. Nothing
+    /// is copied with prefix caching off.
+    pub num_host_blocks: u32,
     /// How many evictions back one may be [regretted](crate::CacheStats::num_regretted_blocks); by default as many as there
     /// are blocks. One in eight is remembered, in up to 64 bytes.
     pub regret_window: u32,
@@ -36,6 +40,7 @@ impl KvCacheConfig {
             block_size,
             prefix_caching: PrefixCaching::On,
             max_pinned_blocks: 0,
+            num_host_blocks: 0,
             regret_window: num_blocks,
         }
     }
@@ -49,6 +54,9 @@ impl KvCacheConfig {
         }
         if self.regret_window > MAX_BLOCKS {
             return Err(ConfigError::RegretWindow(self.regret_window));
+        }
+        if self.num_host_blocks > MAX_BLOCKS {
+            return Err(ConfigError::NumHostBlocks(self.num_host_blocks));
         }
         if self.max_pinned_blocks > self.num_blocks {
             return Err(ConfigError::MaxPinnedBlocks(self.max_pinned_blocks));
@@ -78,6 +86,8 @@ pub enum ConfigError {
     NumBlocks(u32),
     /// The block size in tokens, which is no power of two or above [`MAX_BLOCK_SIZE`].
     BlockSize(u32),
+    /// The number of blocks of the host tier, which is above [`MAX_BLOCKS`].
+    NumHostBlocks(u32),
     /// The bound of pinned blocks, which is above the number of blocks.
     MaxPinnedBlocks(u32),
     /// The number of remembered evictions, which is above [`MAX_BLOCKS`].
@@ -91,6 +101,7 @@ impl fmt::Display for ConfigError {
             Self::BlockSize(given) => {
                 write!(f, "block_size must be a power of two in 1..={MAX_BLOCK_SIZE}, not {given}")
             }
+            Self::NumHostBlocks(given) => write!(f, "num_host_blocks must be at most {MAX_BLOCKS}, not {given}"),
             Self::RegretWindow(given) => write!(f, "regret_window must be at most {MAX_BLOCKS}, not {given}"),
             Self::MaxPinnedBlocks(given) => write!(f, "max_pinned_blocks must be at most num_blocks, not {given}"),
         }

@@ -6,11 +6,22 @@ use alloc::vec::Vec;
 
 use crate::{BlockKey, TokenId};
 
-/// A change of the prefix cache. Replayed in order, events give the set of published blocks.
+/// A memory that holds contents.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Tier {
+    /// The pool that tables are made of.
+    Device,
+    /// The [host tier](crate::KvCacheConfig::num_host_blocks).
+    Host,
+}
+
+/// A change of the prefix cache. Replayed in order, events give the set of published blocks of each tier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CacheEvent<'a> {
-    /// A full block can now be matched. Its parent, if it has one, was stored before.
+    /// A full block can now be matched. Its parent, if it has one, was stored in the same tier before.
     Stored {
+        /// Where it is.
+        tier: Tier,
         /// The block's name.
         key: BlockKey,
         /// Name of the block before it; none for the first block of a sequence.
@@ -18,12 +29,14 @@ pub enum CacheEvent<'a> {
         /// The block's tokens; their number is the block size.
         tokens: &'a [TokenId],
     },
-    /// A block can no longer be matched. Nothing that was stored under it is left.
+    /// A block can no longer be matched in this tier. Nothing that was stored under it is left there.
     Removed {
+        /// Where it was.
+        tier: Tier,
         /// The block's name.
         key: BlockKey,
     },
-    /// No block stored before can be matched any more.
+    /// No block stored before can be matched any more, in any tier.
     Cleared,
     /// The log was full: this many events after those before this one are missing. Always the last event of a drain.
     Lost {
@@ -34,8 +47,8 @@ pub enum CacheEvent<'a> {
 
 #[derive(Clone, Copy)]
 enum Record {
-    Stored { key: BlockKey, parent: Option<BlockKey> },
-    Removed { key: BlockKey },
+    Stored { tier: Tier, key: BlockKey, parent: Option<BlockKey> },
+    Removed { tier: Tier, key: BlockKey },
     Cleared,
 }
 
@@ -67,14 +80,14 @@ impl EventLog {
         self.max_events > 0
     }
 
-    pub(crate) fn stored(&mut self, key: BlockKey, parent: Option<BlockKey>, tokens: &[TokenId]) {
-        if self.push(Record::Stored { key, parent }) {
+    pub(crate) fn stored(&mut self, tier: Tier, key: BlockKey, parent: Option<BlockKey>, tokens: &[TokenId]) {
+        if self.push(Record::Stored { tier, key, parent }) {
             self.tokens.extend_from_slice(tokens);
         }
     }
 
-    pub(crate) fn removed(&mut self, key: BlockKey) {
-        self.push(Record::Removed { key });
+    pub(crate) fn removed(&mut self, tier: Tier, key: BlockKey) {
+        self.push(Record::Removed { tier, key });
     }
 
     pub(crate) fn cleared(&mut self) {
@@ -85,11 +98,11 @@ impl EventLog {
         let mut blocks = self.tokens.chunks_exact(block_size as usize);
         for record in &self.records {
             sink(match *record {
-                Record::Stored { key, parent } => {
+                Record::Stored { tier, key, parent } => {
                     let tokens = blocks.next().expect("every stored block has its tokens in the log");
-                    CacheEvent::Stored { key, parent, tokens }
+                    CacheEvent::Stored { tier, key, parent, tokens }
                 }
-                Record::Removed { key } => CacheEvent::Removed { key },
+                Record::Removed { tier, key } => CacheEvent::Removed { tier, key },
                 Record::Cleared => CacheEvent::Cleared,
             });
         }

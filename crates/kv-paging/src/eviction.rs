@@ -9,6 +9,7 @@
 //! Knows nothing of prefixes. That leaves go before parents is the [crate's](crate) argument, and needs two promises of this
 //! queue: blocks of one list leave it in the order in which they came, and whatever moves them together keeps their order.
 
+use crate::ids::Indexed;
 use crate::list::{BlockList, Links};
 use crate::{BlockId, LogicalTime, Retention};
 
@@ -32,16 +33,16 @@ impl Rank {
 const NUM_BUCKETS: u32 = u64::BITS;
 const NUM_LISTS: usize = 2 + NUM_BUCKETS as usize;
 
-pub(crate) struct EvictionQueue {
+pub(crate) struct EvictionQueue<I = BlockId> {
     now: LogicalTime,
     /// By rank; lower ranks go first.
-    lists: [BlockList; NUM_LISTS],
+    lists: [BlockList<I>; NUM_LISTS],
     /// Bit `b` tells whether bucket `b` has blocks.
     occupied: u64,
     len: u32,
 }
 
-impl EvictionQueue {
+impl<I: Indexed> EvictionQueue<I> {
     pub(crate) const EMPTY: Self =
         Self { now: LogicalTime(0), lists: [BlockList::EMPTY; NUM_LISTS], occupied: 0, len: 0 };
 
@@ -51,7 +52,7 @@ impl EvictionQueue {
 
     /// The block that goes next.
     #[inline]
-    pub(crate) fn front(&self) -> Option<BlockId> {
+    pub(crate) fn front(&self) -> Option<I> {
         let list = |rank: Rank| self.lists[rank.at()].front();
         list(Rank::LOW)
             .or_else(|| list(Rank::NORMAL))
@@ -70,21 +71,27 @@ impl EvictionQueue {
     }
 
     #[inline]
-    pub(crate) fn push_back(&mut self, links: &mut Links, block: BlockId, rank: Rank) {
+    pub(crate) fn push_back(&mut self, links: &mut Links<I>, block: I, rank: Rank) {
         self.lists[rank.at()].push_back(links, block);
         self.len += 1;
         self.note(rank);
     }
 
+    /// Puts a block right before one that is in this list already.
+    pub(crate) fn insert_before(&mut self, links: &mut Links<I>, after: I, block: I, rank: Rank) {
+        self.lists[rank.at()].insert_before(links, after, block);
+        self.len += 1;
+    }
+
     #[inline]
-    pub(crate) fn remove(&mut self, links: &mut Links, block: BlockId, rank: Rank) {
+    pub(crate) fn remove(&mut self, links: &mut Links<I>, block: I, rank: Rank) {
         self.lists[rank.at()].remove(links, block);
         self.len -= 1;
         self.note(rank);
     }
 
     /// Moves on to `now`. The blocks of the lists that come back have to be pushed again, in this order.
-    pub(crate) fn advance(&mut self, now: LogicalTime) -> impl Iterator<Item = BlockList> + use<> {
+    pub(crate) fn advance(&mut self, now: LogicalTime) -> impl Iterator<Item = BlockList<I>> + use<I> {
         assert!(now >= self.now, "time does not go back");
         // Below the highest bit that changes, every expiry is past; at it, blocks expire or go to a lower bucket; above
         // it, nothing changes.
@@ -102,7 +109,7 @@ impl EvictionQueue {
     }
 
     /// The lists, the one that goes first before the others, and their ranks. For checks.
-    pub(crate) fn lists(&self) -> impl Iterator<Item = (Rank, &BlockList)> {
+    pub(crate) fn lists(&self) -> impl Iterator<Item = (Rank, &BlockList<I>)> {
         (0..).map(Rank).zip(&self.lists)
     }
 

@@ -1,6 +1,7 @@
 //! Ids and logical time: tokens, blocks, steps. They know nothing of what they name.
 
 use core::fmt;
+use core::num::NonZeroU32;
 
 /// Index into a model's vocabulary.
 pub type TokenId = u32;
@@ -31,6 +32,69 @@ impl BlockId {
 impl fmt::Display for BlockId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A block of the host tier, `0..num_host_blocks`.
+///
+/// Kept as one more than its index, so that an optional id takes no more room than an id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostBlockId(NonZeroU32);
+
+impl HostBlockId {
+    /// The block at `index` of the host tier.
+    #[must_use]
+    pub const fn from_index(index: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    /// The block's place in the host tier, in blocks.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+impl fmt::Debug for HostBlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostBlockId").field(&self.index()).finish()
+    }
+}
+
+impl fmt::Display for HostBlockId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.index(), f)
+    }
+}
+
+/// What lists of blocks need of an id.
+pub(crate) trait Indexed: Copy + Eq + fmt::Debug {
+    fn from_index(index: u32) -> Self;
+
+    fn index(self) -> u32;
+
+    fn at(self) -> usize {
+        self.index() as usize
+    }
+}
+
+impl Indexed for BlockId {
+    fn from_index(index: u32) -> Self {
+        Self::from_index(index)
+    }
+
+    fn index(self) -> u32 {
+        self.index()
+    }
+}
+
+impl Indexed for HostBlockId {
+    fn from_index(index: u32) -> Self {
+        Self::from_index(index)
+    }
+
+    fn index(self) -> u32 {
+        self.index()
     }
 }
 

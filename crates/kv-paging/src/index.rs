@@ -1,7 +1,8 @@
 //! The prefix index: a tree of full blocks' contents, found through a flat hash table.
 //!
 //! A node is a content: a block's worth of tokens after a parent node's. Several blocks may hold it (requests that computed
-//! the same thing side by side), and it lives as long as one does. Knows no tables, no steps, and no eviction order.
+//! the same thing side by side), and one of the host tier. It lives as long as one does. Knows no tables, no steps, and no
+//! eviction order.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,7 +10,7 @@ use core::num::NonZeroU32;
 
 use crate::keys::BlockKey;
 use crate::list::{BlockList, Links};
-use crate::{BlockId, Retention, Salt, TokenId};
+use crate::{BlockId, HostBlockId, Retention, Salt, TokenId};
 
 /// A node of the tree.
 ///
@@ -43,9 +44,11 @@ pub(crate) struct Node {
     pub(crate) key: BlockKey,
     /// The node before; none for the first block of a sequence.
     pub(crate) parent: Option<NodeId>,
-    /// Blocks that hold this content, published ones first, then promised ones in the order of their steps. Empty only
-    /// while the node is not in use.
+    /// Blocks that hold this content, published ones first, then promised ones in the order of their steps. Empty while
+    /// only the host tier holds it, and while the node is not in use.
     pub(crate) blocks: BlockList,
+    /// The block of the host tier that holds this content or will.
+    pub(crate) host: Option<HostBlockId>,
     pub(crate) num_published: u32,
     /// Nodes whose parent this is.
     pub(crate) num_children: u32,
@@ -57,10 +60,19 @@ pub(crate) struct Node {
     pub(crate) hit_by_failure: bool,
 }
 
+const _: () = assert!(size_of::<Node>() == 64, "a node is one cache line");
+
+impl Node {
+    fn is_used(&self) -> bool {
+        self.blocks.len() > 0 || self.host.is_some()
+    }
+}
+
 const UNUSED: Node = Node {
     key: BlockKey::ZERO,
     parent: None,
     blocks: BlockList::EMPTY,
+    host: None,
     num_published: 0,
     num_children: 0,
     retention: Retention::Low,
@@ -84,18 +96,19 @@ pub(crate) struct Vacancy {
 }
 
 /// How a block left its node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Detached {
     /// Other blocks still hold the content.
-    NodeLives,
-    /// It was the last, so the node is gone; here are its name and whether it was announced.
-    NodeGone { key: BlockKey, announced: bool },
+    NotLast,
+    /// It was the last one; whether it was announced.
+    Last { announced: bool },
 }
 
 pub(crate) struct PrefixIndex {
     block_size: usize,
     /// Open addressing with linear probing and backward-shift deletion; a power of two, at most half full.
     slots: Vec<Slot>,
-    /// As many as blocks: each node in use has at least one.
+    /// As many as blocks of both tiers: each node in use has at least one.
     nodes: Vec<Node>,
     /// Node `n` has the tokens at `n * block_size`.
     tokens: Vec<TokenId>,
@@ -110,16 +123,17 @@ pub(crate) struct PrefixIndex {
 }
 
 impl PrefixIndex {
-    /// An index for up to `num_blocks` blocks; zero if nothing will ever be indexed.
-    pub(crate) fn new(num_blocks: u32, block_size: u32) -> Self {
-        let num_slots = (num_blocks as usize * 4).next_power_of_two();
+    /// An index for up to so many blocks; zero if nothing will ever be indexed.
+    pub(crate) fn new(num_blocks: u32, num_host_blocks: u32, block_size: u32) -> Self {
+        let num_nodes = num_blocks + num_host_blocks;
+        let num_slots = (num_nodes as usize * 4).next_power_of_two();
         Self {
             block_size: block_size as usize,
             slots: vec![VACANT; num_slots],
-            nodes: vec![UNUSED; num_blocks as usize],
-            tokens: vec![0; num_blocks as usize * block_size as usize],
-            salts: vec![Salt::default(); num_blocks as usize],
-            vacant: (0..num_blocks).rev().map(NodeId::from_index).collect(),
+            nodes: vec![UNUSED; num_nodes as usize],
+            tokens: vec![0; num_nodes as usize * block_size as usize],
+            salts: vec![Salt::default(); num_nodes as usize],
+            vacant: (0..num_nodes).rev().map(NodeId::from_index).collect(),
             links: Links::new(num_blocks),
             num_duplicates: 0,
         }
@@ -170,10 +184,13 @@ impl PrefixIndex {
         id
     }
 
-    /// One more, promised, block holds the node's content.
-    pub(crate) fn attach(&mut self, node: NodeId, block: BlockId) {
-        self.num_duplicates += 1;
-        self.nodes[node.at()].blocks.push_back(&mut self.links, block);
+    /// One more, promised, block holds the node's content. Returns whether another one did before.
+    pub(crate) fn attach(&mut self, node: NodeId, block: BlockId) -> bool {
+        let blocks = &mut self.nodes[node.at()].blocks;
+        let is_duplicate = blocks.len() > 0;
+        self.num_duplicates += u32::from(is_duplicate);
+        blocks.push_back(&mut self.links, block);
+        is_duplicate
     }
 
     /// A promised block of the node is published and goes before those that are not.
@@ -187,7 +204,8 @@ impl PrefixIndex {
         }
     }
 
-    /// A block of the node, published or not, no longer holds its content.
+    /// A block of the node, published or not, no longer holds its content. If it was the last one, the node has to be
+    /// [removed](Self::remove), unless the host tier holds the content.
     #[inline]
     pub(crate) fn detach(&mut self, id: NodeId, block: BlockId, was_published: bool) -> Detached {
         let node = &mut self.nodes[id.at()];
@@ -195,18 +213,24 @@ impl PrefixIndex {
         node.num_published -= u32::from(was_published);
         if node.blocks.len() > 0 {
             self.num_duplicates -= 1;
-            return Detached::NodeLives;
+            return Detached::NotLast;
         }
-        assert_eq!(node.num_children, 0, "a block leaves the index before its parent does");
-        let (key, announced) = (node.key, node.announced);
-        node.announced = false;
+        Detached::Last { announced: core::mem::replace(&mut node.announced, false) }
+    }
+
+    /// Removes a node that no block holds any more.
+    #[inline]
+    pub(crate) fn remove(&mut self, id: NodeId) {
+        let node = &mut self.nodes[id.at()];
+        debug_assert!(!node.is_used(), "a node lives as long as a block holds its content");
+        assert_eq!(node.num_children, 0, "a content leaves the index before its parent does");
         node.retention = Retention::Low;
+        let hash = node.key.low_bits();
         if let Some(parent) = node.parent.take() {
             self.node_mut(parent).num_children -= 1;
         }
-        self.vacate(id, key.low_bits());
+        self.vacate(id, hash);
         self.vacant.push(id);
-        Detached::NodeGone { key, announced }
     }
 
     pub(crate) fn node(&self, node: NodeId) -> &Node {
@@ -233,9 +257,10 @@ impl PrefixIndex {
         &self.tokens[node.at() * self.block_size..][..self.block_size]
     }
 
-    /// The block to share for this content: published if one is, else the one that is filled first.
-    pub(crate) fn first_block(&self, node: NodeId) -> BlockId {
-        self.node(node).blocks.front().expect("a node has a block")
+    /// The block to share for this content: published if one is, else the one that is filled first. None if only the host
+    /// tier holds it.
+    pub(crate) fn first_block(&self, node: NodeId) -> Option<BlockId> {
+        self.node(node).blocks.front()
     }
 
     /// Forgets every node. The blocks that named one must forget it too.
@@ -253,12 +278,12 @@ impl PrefixIndex {
 
     /// Whether the node is in use. For checks.
     pub(crate) fn contains(&self, node: NodeId) -> bool {
-        self.node(node).blocks.len() > 0
+        self.node(node).is_used()
     }
 
     /// The nodes in use. Slow: for checks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        (0..).map(NodeId::from_index).zip(&self.nodes).filter(|(_, node)| node.blocks.len() > 0)
+        (0..).map(NodeId::from_index).zip(&self.nodes).filter(|(_, node)| node.is_used())
     }
 
     pub(crate) fn links(&self) -> &Links {
@@ -322,7 +347,7 @@ mod tests {
         let mut keys = PrefixKeys::new(&Salt::default(), 2);
         keys.extend(&[1, 2]);
         let key = keys.block_keys()[0];
-        let mut index = PrefixIndex::new(4, 2);
+        let mut index = PrefixIndex::new(4, 0, 2);
         let block = BlockId::from_index;
         let (our_salt, their_salt) = (Salt::default(), Salt::from_bytes([7; 32]));
         let (ours, theirs) = (Parent::Salt(&our_salt), Parent::Salt(&their_salt));
@@ -342,8 +367,10 @@ mod tests {
             assert_eq!(index.find(parent, key, &[1, 2]), Some(node), "{parent:?}");
         }
         // Removal closes the gap in the run of equal hashes.
-        assert!(matches!(index.detach(third, block(2), false), Detached::NodeGone { .. }));
-        assert!(matches!(index.detach(first, block(0), false), Detached::NodeGone { .. }));
+        for (node, block) in [(third, block(2)), (first, block(0))] {
+            assert_eq!(index.detach(node, block, false), Detached::Last { announced: false });
+            index.remove(node);
+        }
         assert_eq!(index.find(theirs, key, &[1, 2]), Some(second));
         assert_eq!(index.num_occupied_slots(), 1);
     }

@@ -4,12 +4,14 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::BlockId;
 use crate::cache::KvCache;
 use crate::eviction::Rank;
+use crate::host::HostBlock;
+use crate::ids::Indexed;
 use crate::index::{Node, NodeId};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
+use crate::{BlockId, HostBlockId};
 
 impl KvCache {
     /// Checks everything that must hold between calls.
@@ -22,6 +24,9 @@ impl KvCache {
         self.check_promises();
         self.check_index();
         self.check_eviction_order();
+        self.check_host_places();
+        self.check_host_order();
+        self.check_offloads();
     }
 
     fn blocks(&self) -> impl Iterator<Item = (BlockId, &Block)> {
@@ -133,19 +138,22 @@ impl KvCache {
         assert_eq!(self.index.num_occupied_slots(), num_nodes, "each node has one slot");
         let num_indexed = self.blocks().filter(|(_, record)| record.node.is_some()).count();
         assert_eq!(num_indexed, num_listed as usize, "each block in the index is listed by its node");
-        assert_eq!(num_indexed - num_nodes, self.index.num_duplicates() as usize, "duplicates are counted");
+        let num_with_blocks = self.index.iter().filter(|(_, node)| node.blocks.len() > 0).count();
+        assert_eq!(num_indexed - num_with_blocks, self.index.num_duplicates() as usize, "duplicates are counted");
     }
 
     fn check_node(&self, id: NodeId, node: &Node) {
         let blocks = members(&node.blocks, self.index.links());
         let records: Vec<&Block> = blocks.iter().map(|block| self.pool.get(*block)).collect();
-        assert!(!records.is_empty(), "a node has a block");
+        let is_in_host = node.host.is_some_and(|host| self.host.get(host).is_filled);
+        assert!(!records.is_empty() || is_in_host, "a node has a block");
         assert!(records.iter().all(|record| record.node == Some(id)), "a node's blocks name it");
         let ends: Vec<u64> = records.iter().map(|record| record.filled_end()).collect();
         assert!(ends.is_sorted(), "published blocks come first, then promised ones in step order");
         let num_published = ends.iter().filter(|end| **end == 0).count();
         assert_eq!(num_published, node.num_published as usize, "published blocks are counted");
         assert!(num_published == 0 || node.announced, "a published node is announced");
+        assert!(!records.is_empty() || !node.announced, "what the pool does not hold is not announced as there");
         let has_cached = records.iter().any(|record| record.place == Place::Cached);
         assert!(!has_cached || num_published == 1, "a cached block is the only published one of its node");
     }
@@ -169,7 +177,7 @@ impl KvCache {
         }
         let last = |node: &Node| members(&node.blocks, self.index.links()).iter().map(|block| order[block.at()]).max();
         for (_, node) in self.index.iter() {
-            if let Some(parent) = node.parent {
+            if let Some(parent) = node.parent.filter(|_| node.blocks.len() > 0) {
                 let (own, parents) = (last(node), last(self.index.node(parent)));
                 let is_worth_no_less = self.index.node(parent).retention >= node.retention;
                 assert!(is_worth_no_less, "a prefix is retained at least as long as what continues it");
@@ -178,11 +186,71 @@ impl KvCache {
             }
         }
     }
+
+    fn host_blocks(&self) -> impl Iterator<Item = (HostBlockId, &HostBlock)> {
+        (0..self.host.num_blocks()).map(HostBlockId::from_index).map(|block| (block, self.host.get(block)))
+    }
+
+    /// Host blocks that hold a content, the one that goes first before the others, with the list that they are in.
+    fn held(&self) -> Vec<(Rank, HostBlockId)> {
+        let of_list = |(rank, list)| members(list, self.host.links()).into_iter().map(move |block| (rank, block));
+        self.host.held.lists().flat_map(of_list).collect()
+    }
+
+    /// Every host block is free, or holds a content, or is still named by a copy, or both.
+    fn check_host_places(&self) {
+        let in_transit = members(&self.host.in_transit, self.host.transit_links());
+        let ends: Vec<u64> = in_transit.iter().map(|block| self.host.get(*block).busy_end).collect();
+        assert!(ends.is_sorted(), "host blocks in transit are ordered by their step");
+        let held: Vec<HostBlockId> = self.held().into_iter().map(|(_, block)| block).collect();
+        for (block, record) in self.host_blocks() {
+            let count = |list: &[HostBlockId]| list.iter().filter(|other| **other == block).count();
+            let (is_held, is_busy) = (record.node.is_some(), record.busy_end > self.pool.retired_end);
+            assert_eq!(count(&held), usize::from(is_held), "host block {block} is listed if it holds a content");
+            assert_eq!(count(&in_transit), usize::from(is_busy), "host block {block} is in transit while it is copied");
+            assert_eq!(count(&self.host.free), usize::from(!is_held && !is_busy), "host block {block} is free else");
+            assert!(!is_held || is_busy || record.is_filled, "host block {block} is filled once its copy is done");
+            assert!(is_held || !record.is_filled, "host block {block} is filled with a content");
+            let holder = record.node.map(|node| self.index.node(node).host);
+            assert!(holder.is_none_or(|host| host == Some(block)), "the content of host block {block} names it");
+        }
+        let num_named = self.index.iter().filter(|(_, node)| node.host.is_some()).count();
+        assert_eq!(num_named, held.len(), "a content names a host block that holds it");
+    }
+
+    /// What the host tier holds can be reached there alone, and goes before its prefix does.
+    fn check_host_order(&self) {
+        assert!(self.host.held.is_consistent(), "held host blocks are counted");
+        let mut order = vec![0; self.host.num_blocks() as usize];
+        for (place, (rank, block)) in self.held().into_iter().enumerate() {
+            order[block.at()] = place;
+            let record = self.host.get(block);
+            let node = self.index.node(record.node.expect("a held host block has a content"));
+            assert_eq!(record.rank, rank, "host block {block} is in the list that it says");
+            assert_eq!(self.host.rank(node.retention), rank, "host block {block} is in the list of its retention");
+        }
+        for (_, node) in self.index.iter() {
+            if let (Some(host), Some(parent)) = (node.host, node.parent) {
+                let parent = self.index.node(parent).host.expect("the host tier holds the prefix of what it holds");
+                assert!(order[host.at()] < order[parent.at()], "host block {host} goes before its prefix does");
+            }
+        }
+    }
+
+    /// Exactly the blocks that say so wait to be copied to the host tier.
+    fn check_offloads(&self) {
+        let queue = members(&self.offloads.queue, &self.offloads.links);
+        for (block, record) in self.blocks() {
+            let count = queue.iter().filter(|other| **other == block).count();
+            assert_eq!(count, usize::from(record.is_to_offload), "block {block} waits once, if it says so");
+            assert!(count == 0 || record.content == Content::Published, "block {block} waits, so it is published");
+        }
+    }
 }
 
 /// The blocks of a list, after checking that it ends where and when it says.
-fn members(list: &BlockList, links: &Links) -> Vec<BlockId> {
-    let blocks: Vec<BlockId> = list.iter(links).take(list.len() as usize + 1).collect();
+fn members<I: Indexed>(list: &BlockList<I>, links: &Links<I>) -> Vec<I> {
+    let blocks: Vec<I> = list.iter(links).take(list.len() as usize + 1).collect();
     assert_eq!(blocks.len(), list.len() as usize, "a list is as long as it says");
     assert_eq!(blocks.last().copied(), list.back(), "a list ends where it says");
     let backwards = core::iter::successors(list.back(), |block| list.prev(links, *block));

@@ -95,6 +95,46 @@
 //! Retention is a wish. What must stay is [pinned](KvCache::pin): a [`Pin`] holds blocks like a table without a request,
 //! and [`KvCacheConfig::max_pinned_blocks`] bounds how many.
 //!
+//! # The host tier
+//!
+//! With [`KvCacheConfig::num_host_blocks`] there is a second pool, in larger and slower memory. Full blocks are copied there
+//! soon after they are filled ([`KvCache::offload`]), so that an eviction loses nothing and waits for nothing, and copied
+//! back when a prompt asks for them ([`KvCache::fetch`]). Copies are planned here and done by whoever runs the steps. A
+//! fetched block is promised like one that is computed: rows of the same step share it, and a failed step withdraws it. An
+//! offload counts only once its step is retired as completed, and until then no other copy gets its host block.
+//!
+//! A content is a node as long as either pool holds it. What the host tier holds, it holds with its whole prefix, and it
+//! evicts in the same order as the pool does. So whatever is found there can be used.
+//!
+//! ```
+//! # use kv_paging::*;
+//! # let mut cache = KvCache::new(KvCacheConfig { num_host_blocks: 8, ..KvCacheConfig::new(2, 4) })?;
+//! # let mut keys = PrefixKeys::new(&Salt::default(), 4);
+//! # keys.extend(&[11, 12, 13, 14, 15, 16, 17, 18]);
+//! # let Admission { mut table, .. } = cache.admit(&keys, keys.tokens());
+//! # cache.grow(&mut table, 8)?;
+//! # cache.promise(&table, &keys, 8, StepId(0));
+//! # cache.retire(StepId(0), StepOutcome::Completed);
+//! // Two blocks were filled. Step 1 copies them to the host tier; then others need the whole pool.
+//! cache.offload(2, StepId(1));
+//! let mut copies = Vec::new();
+//! cache.drain_copies(|copy| copies.push(copy));
+//! assert_eq!(copies.len(), 2);
+//! cache.retire(StepId(1), StepOutcome::Completed);
+//! cache.release(table, None);
+//! let Admission { table: mut other, .. } = cache.admit(&PrefixKeys::new(&Salt::default(), 4), &[]);
+//! cache.grow(&mut other, 8)?;
+//! cache.release(other, None);
+//!
+//! // The prompt comes again. Its first block is copied back by step 2, which may attend to it at once.
+//! let Admission { mut table, num_cached_tokens } = cache.admit(&keys, keys.tokens());
+//! assert_eq!(num_cached_tokens, 0);
+//! assert_eq!(cache.fetch(&mut table, &keys, keys.tokens(), StepId(2)), 4);
+//! # cache.retire(StepId(2), StepOutcome::Completed);
+//! # cache.release(table, None);
+//! # Ok::<(), Box<dyn core::error::Error>>(())
+//! ```
+//!
 //! # Figures
 //!
 //! [`KvCache::usage`] says where the blocks are and what is wasted: slots of tables that hold no token yet, and blocks
@@ -120,6 +160,7 @@ mod events;
 mod eviction;
 mod ghosts;
 mod histogram;
+mod host;
 mod ids;
 mod index;
 mod invariants;
@@ -132,17 +173,19 @@ mod retention;
 mod siphash;
 mod stats;
 mod table;
+mod tier;
 
 pub use cache::{KvCache, OutOfBlocks};
 pub use config::{ConfigError, KvCacheConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
-pub use events::CacheEvent;
+pub use events::{CacheEvent, Tier};
 pub use histogram::Histogram;
-pub use ids::{BlockId, StepId, StepOutcome, TokenId};
+pub use ids::{BlockId, HostBlockId, StepId, StepOutcome, TokenId};
 pub use keys::{BlockKey, PrefixKeys, Salt};
 pub use pin::{Pin, PinLimit};
 pub use retention::{LogicalTime, Retention};
 pub use stats::{CacheStats, Usage};
 pub use table::{Admission, BlockCopy, BlockTable};
+pub use tier::TierCopy;
 
 /// Compiles and runs the README's example.
 #[cfg(doctest)]

@@ -32,8 +32,8 @@ impl Pin {
 }
 
 impl KvCache {
-    /// Pins the longest published prefix of these keys, in full blocks; promised blocks do not count. It is the caller's
-    /// affair whether that is as long as wanted.
+    /// Pins the longest published prefix of these keys, in full blocks; promised blocks do not count, and neither do those
+    /// that only the host tier holds. It is the caller's affair whether that is as long as wanted.
     ///
     /// # Errors
     /// If all pins together would hold more than [`max_pinned_blocks`](crate::KvCacheConfig::max_pinned_blocks). Blocks of
@@ -48,7 +48,7 @@ impl KvCache {
         for (at, key) in keys.block_keys().iter().enumerate() {
             let node = self.index.find(parent, *key, keys.block_tokens(at));
             let Some(node) = node.filter(|node| self.index.node(*node).num_published > 0) else { break };
-            table.blocks.push(self.index.first_block(node));
+            table.blocks.extend(self.index.first_block(node));
             parent = Parent::Node(node);
         }
         let num_needed = table.blocks.len() as u32;

@@ -54,6 +54,8 @@ pub(crate) struct Block {
     pub(crate) content: Content,
     /// What it holds was forgotten as faulty, so it is not indexed again. Private, or promised without a node.
     pub(crate) is_forgotten: bool,
+    /// It waits to be copied to the host tier.
+    pub(crate) is_to_offload: bool,
 }
 
 impl Block {
@@ -66,6 +68,7 @@ impl Block {
         rank: Rank::LOW,
         content: Content::Private,
         is_forgotten: false,
+        is_to_offload: false,
     };
 
     pub(crate) fn is_promised(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::ghosts::SAMPLING;
 use crate::index::{NodeId, Parent};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
-use crate::{BlockId, BlockTable, PrefixKeys, StepId, StepOutcome};
+use crate::{BlockId, BlockTable, PrefixKeys, StepId, StepOutcome, Tier};
 
 /// The promised blocks.
 pub(crate) struct Promises {
@@ -17,7 +17,7 @@ pub(crate) struct Promises {
     pub(crate) blocks: BlockList,
     pub(crate) links: Links,
     /// No promise is for a step after `[0, promised_end)`.
-    promised_end: u64,
+    pub(crate) promised_end: u64,
 }
 
 impl Promises {
@@ -77,8 +77,7 @@ impl KvCache {
                 break;
             }
             parent = Parent::Node(self.add_to_index(parent, keys, at, block));
-            self.pool.get_mut(block).promise(step.end());
-            self.promises.blocks.push_back(&mut self.promises.links, block);
+            self.note_promise(block, step);
             if is_retired {
                 self.publish(block);
             }
@@ -87,9 +86,9 @@ impl KvCache {
 
     /// Ends a step. What was promised for it is published if it completed. If it failed, its promises are withdrawn, and so
     /// are all that depend on them; see [`is_withdrawn`](Self::is_withdrawn). Blocks that waited for the step become
-    /// takeable.
+    /// takeable. Copies to and from the host tier are done, or, if the step failed, given up.
     ///
-    /// Steps are retired in increasing order, also those that promised nothing but are named by a
+    /// Steps are retired in increasing order, also those that promised nothing but have copies or are named by a
     /// [`release`](Self::release).
     ///
     /// # Panics
@@ -102,6 +101,7 @@ impl KvCache {
                 "a step with promises is retired before step {step}"
             );
         }
+        self.host.assert_in_order(step);
         match outcome {
             StepOutcome::Completed => {
                 while let Some(block) = self.promises.blocks.front() {
@@ -111,9 +111,13 @@ impl KvCache {
                     self.publish(block);
                 }
             }
-            StepOutcome::Failed => self.withdraw(step.end()),
+            StepOutcome::Failed => {
+                self.give_up_offloads();
+                self.withdraw(step.end());
+            }
         }
         self.pool.retired_end = step.end();
+        self.end_copies();
         while let Some(block) = self.pool.pop_arrived() {
             self.place(block);
         }
@@ -148,8 +152,14 @@ impl KvCache {
         }
     }
 
-    fn node_of(&self, block: BlockId) -> Option<NodeId> {
+    pub(crate) fn node_of(&self, block: BlockId) -> Option<NodeId> {
         self.pool.get(block).node
+    }
+
+    /// The block, which is in the index, is full once `step` is done.
+    pub(crate) fn note_promise(&mut self, block: BlockId, step: StepId) {
+        self.pool.get_mut(block).promise(step.end());
+        self.promises.blocks.push_back(&mut self.promises.links, block);
     }
 
     /// Gives block `at` of a sequence its node after `parent`, perhaps beside other blocks with the same content.
@@ -158,8 +168,7 @@ impl KvCache {
         self.stats.num_promised_blocks += 1;
         let node = match self.index.look_up(parent, key, tokens) {
             Ok(node) => {
-                self.stats.num_duplicate_blocks += 1;
-                self.index.attach(node, block);
+                self.stats.num_duplicate_blocks += u64::from(self.index.attach(node, block));
                 node
             }
             Err(vacancy) => {
@@ -183,24 +192,25 @@ impl KvCache {
             return;
         };
         record.content = Content::Published;
-        let first = self.index.first_block(node);
+        let first = self.index.first_block(node).expect("the node has this block");
         self.index.publish(node, block);
         // A cached block is the only published one of its content. This one is newer, so that one makes way.
         if first != block && self.pool.get(first).place == Place::Cached {
             self.discard_cached(first);
         }
-        self.announce(node);
+        if !core::mem::replace(&mut self.index.node_mut(node).announced, true) {
+            self.report_stored(Tier::Device, node);
+        }
+        self.note_to_offload(block, node);
     }
 
-    /// Reports a node's storing, once.
-    fn announce(&mut self, id: NodeId) {
-        let node = self.index.node_mut(id);
-        if core::mem::replace(&mut node.announced, true) || !self.events.is_on() {
-            return;
+    /// Reports that a content can be matched in a tier.
+    pub(crate) fn report_stored(&mut self, tier: Tier, id: NodeId) {
+        if self.events.is_on() {
+            let node = self.index.node(id);
+            let parent = node.parent.map(|parent| self.index.node(parent).key);
+            self.events.stored(tier, node.key, parent, self.index.tokens(id));
         }
-        let (key, parent) = (node.key, node.parent);
-        let parent = parent.map(|parent| self.index.node(parent).key);
-        self.events.stored(key, parent, self.index.tokens(id));
     }
 
     /// Withdraws the promises of the step that ends at `failed_end`, and those of later steps that may not stand without.

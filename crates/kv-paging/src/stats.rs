@@ -3,7 +3,8 @@
 
 use crate::Histogram;
 
-/// Where the blocks are now. Every block is in exactly one of `free`, `cached`, `active` and `in_transit`.
+/// Where the blocks are now. Every block is in exactly one of `free`, `cached`, `active` and `in_transit`, and every block of
+/// the host tier in exactly one of `host_free`, `host_cached` and `host_in_transit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
     /// Blocks that hold nothing.
@@ -22,6 +23,14 @@ pub struct Usage {
     pub duplicates: u32,
     /// Waste: slots of tables beyond their [`num_tokens`](crate::BlockTable::num_tokens).
     pub empty_slots: u64,
+    /// Blocks of the host tier that hold nothing.
+    pub host_free: u32,
+    /// Blocks of the host tier that hold a content.
+    pub host_cached: u32,
+    /// Blocks of the host tier that a copy of a step in flight reads or writes.
+    pub host_in_transit: u32,
+    /// All blocks of the host tier.
+    pub host_total: u32,
 }
 
 /// Counts since the cache was made. They only grow.
@@ -29,19 +38,27 @@ pub struct Usage {
 pub struct CacheStats {
     /// Tokens of all prompts given to [`admit`](crate::KvCache::admit).
     pub num_queried_tokens: u64,
-    /// Tokens of those prompts that were matched. Divided by the queried ones: the hit rate.
+    /// Tokens of those prompts that were matched, [fetched](crate::KvCache::fetch) ones included. Divided by the queried
+    /// ones: the hit rate.
     pub num_hit_tokens: u64,
-    /// Blocks taken, by [`grow`](crate::KvCache::grow) and for the copies of [`fork`](crate::KvCache::fork).
+    /// Of the matched tokens, those that were fetched from the host tier.
+    pub num_fetched_tokens: u64,
+    /// Blocks copied to the host tier.
+    pub num_offloaded_blocks: u64,
+    /// Of the blocks copied to the host tier, those whose copy was evicted from there.
+    pub num_host_evicted_blocks: u64,
+    /// Blocks taken: by [`grow`](crate::KvCache::grow), by [`fetch`](crate::KvCache::fetch), and for the copies of
+    /// [`fork`](crate::KvCache::fork).
     pub num_taken_blocks: u64,
-    /// Of the blocks taken, those that had to be evicted from the prefix cache.
+    /// Of the blocks taken, those that had to be evicted, perhaps to the host tier.
     pub num_evicted_blocks: u64,
     /// Blocks promised to the prefix index, duplicates included.
     pub num_promised_blocks: u64,
-    /// Of the blocks promised, those whose content another block held already.
+    /// Of the blocks promised, those whose content another block of the pool held already.
     pub num_duplicate_blocks: u64,
     /// Blocks withdrawn because a step failed.
     pub num_withdrawn_blocks: u64,
-    /// Regret: blocks promised whose content had been evicted not long before: see
+    /// Regret: blocks promised whose content had been evicted from both tiers not long before: see
     /// [`regret_window`](crate::KvCacheConfig::regret_window). Each eviction is regretted at most once. An estimate: one
     /// content in eight is followed, chosen by its key, and counts for eight.
     pub num_regretted_blocks: u64,

@@ -47,13 +47,14 @@ struct Server {
     keys: Vec<PrefixKeys>,
     tables: Vec<BlockTable>,
     num_events: u64,
+    num_copies: u64,
     step: u64,
 }
 
 impl Server {
-    fn new() -> Self {
+    fn new(num_host_blocks: u32) -> Self {
         let num_blocks = NUM_SEQUENCES as u32 * (PROMPT_TOKENS + OUTPUT_TOKENS).div_ceil(BLOCK_SIZE);
-        let config = KvCacheConfig::new(num_blocks, BLOCK_SIZE);
+        let config = KvCacheConfig { num_host_blocks, ..KvCacheConfig::new(num_blocks, BLOCK_SIZE) };
         let mut cache = KvCache::new(config).expect("the configuration is sound");
         cache.record_events(10_000);
         // Half of each prompt is common to all, and the two prompts of each pair are equal.
@@ -64,15 +65,23 @@ impl Server {
             keys.extend(&tokens);
             keys
         });
-        Self { cache, keys: keys.collect(), tables: Vec::with_capacity(2 * NUM_SEQUENCES), num_events: 0, step: 0 }
+        Self {
+            cache,
+            keys: keys.collect(),
+            tables: Vec::with_capacity(2 * NUM_SEQUENCES),
+            num_events: 0,
+            num_copies: 0,
+            step: 0,
+        }
     }
 
     fn serve(&mut self, round: usize) {
         let first = round % 4 * NUM_SEQUENCES;
-        let Self { cache, keys, tables, num_events, step } = self;
+        let Self { cache, keys, tables, num_events, num_copies, step } = self;
         let keys = &keys[first..first + NUM_SEQUENCES];
         for keys in keys {
             let Admission { mut table, .. } = cache.admit(keys, &keys.tokens()[..PROMPT_TOKENS as usize]);
+            cache.fetch(&mut table, keys, &keys.tokens()[..PROMPT_TOKENS as usize], StepId(*step));
             cache.grow(&mut table, PROMPT_TOKENS).expect("the pool holds all prompts");
             cache.promise(&table, keys, PROMPT_TOKENS, StepId(*step));
             tables.push(table);
@@ -84,6 +93,8 @@ impl Server {
                 cache.truncate(table, num_tokens, Some(StepId(*step)));
                 cache.promise(table, keys, num_tokens, StepId(*step));
             }
+            cache.offload(8, StepId(*step));
+            cache.drain_copies(|_| *num_copies += 1);
             // Now and then a step fails that filled blocks.
             let outcome = if num_tokens % 32 == 1 { StepOutcome::Failed } else { StepOutcome::Completed };
             cache.retire(StepId(*step - 1), outcome);
@@ -108,7 +119,27 @@ impl Server {
 
 #[test]
 fn serving_allocates_nothing() {
-    let mut server = Server::new();
+    let server = check(0);
+    assert!(server.cache.stats().num_regretted_blocks > 0, "what was evicted is missed");
+}
+
+/// The host tier is too small for all that is served, so it evicts too.
+#[test]
+fn serving_with_a_host_tier_allocates_nothing() {
+    let server = check(160);
+    let stats = server.cache.stats();
+    for (what, count) in [
+        ("copies", server.num_copies),
+        ("offloads", stats.num_offloaded_blocks),
+        ("fetches", stats.num_fetched_tokens),
+        ("evictions from the host tier", stats.num_host_evicted_blocks),
+    ] {
+        assert!(count > 0, "no {what}");
+    }
+}
+
+fn check(num_host_blocks: u32) -> Server {
+    let mut server = Server::new(num_host_blocks);
     (0..12).for_each(|round| server.serve(round));
     let before = (NUM_ALLOCATIONS.get(), *server.cache.stats(), server.num_events);
     (12..100).for_each(|round| server.serve(round));
@@ -120,7 +151,6 @@ fn serving_allocates_nothing() {
     for (what, before, after) in [
         ("hits", before.1.num_hit_tokens, after.num_hit_tokens),
         ("evictions", before.1.num_evicted_blocks, after.num_evicted_blocks),
-        ("regret", before.1.num_regretted_blocks, after.num_regretted_blocks),
         ("lifetimes", before.1.lifetimes.count(), after.lifetimes.count()),
         ("reuse gaps", before.1.reuse_gaps.count(), after.reuse_gaps.count()),
         ("duplicates", before.1.num_duplicate_blocks, after.num_duplicate_blocks),
@@ -131,4 +161,5 @@ fn serving_allocates_nothing() {
     }
     server.cache.check_invariants();
     assert!(before.0 > 0, "the allocator counts");
+    server
 }

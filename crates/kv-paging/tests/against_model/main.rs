@@ -49,8 +49,22 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     vec(prop_oneof![60 => op(), 20 => keep(), 2 => forget, 1 => Just(Op::Clear)], 1..120)
 }
 
+/// Copies between the tiers among everything else.
+fn ops_with_host() -> impl Strategy<Value = Vec<Op>> {
+    let host = prop_oneof![
+        2 => (0..5_usize).prop_map(|max_blocks| Op::Offload { max_blocks }),
+        3 => (0..2_u8, tokens(9)).prop_map(|(tenant, prompt)| Op::Fetch { tenant, prompt }),
+    ];
+    let forget = (0..4_usize).prop_map(|sequence| Op::Forget { sequence });
+    vec(prop_oneof![60 => op(), 25 => host, 10 => keep(), 2 => forget, 1 => Just(Op::Clear)], 1..150)
+}
+
 fn check(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching, ops: &[Op]) {
-    let mut model = Model::new(num_blocks, block_size, prefix_caching);
+    check_with_host(num_blocks, 0, block_size, prefix_caching, ops);
+}
+
+fn check_with_host(num_blocks: u32, num_host_blocks: u32, block_size: u32, prefix_caching: PrefixCaching, ops: &[Op]) {
+    let mut model = Model::new(num_blocks, num_host_blocks, block_size, prefix_caching);
     for op in ops {
         model.apply(op);
     }
@@ -66,8 +80,18 @@ proptest! {
     }
 
     #[test]
+    fn random_operations_with_a_host_tier(
+        num_blocks in 1..9_u32,
+        num_host_blocks in 1..13_u32,
+        block_size_log2 in 0..3_u32,
+        ops in ops_with_host(),
+    ) {
+        check_with_host(num_blocks, num_host_blocks, 1 << block_size_log2, PrefixCaching::On, &ops);
+    }
+
+    #[test]
     fn random_operations_without_prefix_caching(num_blocks in 1..9_u32, ops in ops()) {
-        check(num_blocks, 2, PrefixCaching::Off, &ops);
+        check_with_host(num_blocks, 4, 2, PrefixCaching::Off, &ops);
     }
 }
 
@@ -197,18 +221,37 @@ fn all_short_sequences() {
         Op::Forget { sequence: 0 },
         Op::Clear,
     ];
-    let num_checked = check_all(&alphabet, &mut Vec::new(), MAX_LEN);
+    let num_checked = check_all(&alphabet, 0, &mut Vec::new(), MAX_LEN);
+    assert!(num_checked > 100_000, "only {num_checked} sequences made sense");
+}
+
+/// Every sequence of up to six of these operations, on two blocks of one token and two of a host tier.
+#[test]
+fn all_short_sequences_with_a_host_tier() {
+    let alphabet = [
+        Op::Start { tenant: 0, prompt: vec![0, 0] },
+        Op::Start { tenant: 0, prompt: vec![1] },
+        Op::Fetch { tenant: 0, prompt: vec![0, 0, 0] },
+        Op::Offload { max_blocks: 2 },
+        Op::Retire(true),
+        Op::Retire(false),
+        Op::Release { sequence: 0, after: true },
+        Op::Forget { sequence: 0 },
+    ];
+    let num_checked = check_all(&alphabet, 2, &mut Vec::new(), MAX_LEN_WITH_HOST);
     assert!(num_checked > 100_000, "only {num_checked} sequences made sense");
 }
 
 const MAX_LEN: usize = 5;
+const MAX_LEN_WITH_HOST: usize = 6;
 
 /// Checks every sequence that extends `path` to at most `max_len` operations, and returns their number. `path` itself has
 /// been checked; it is replayed for each, because tables cannot be cloned.
-fn check_all(alphabet: &[Op], path: &mut Vec<Op>, max_len: usize) -> u64 {
+fn check_all(alphabet: &[Op], num_host_blocks: u32, path: &mut Vec<Op>, max_len: usize) -> u64 {
     let mut num_checked = 0;
     for op in alphabet {
-        let mut model = Model::new(3, 1, PrefixCaching::On);
+        // As many blocks in all, with and without a host tier.
+        let mut model = Model::new(if num_host_blocks > 0 { 2 } else { 3 }, num_host_blocks, 1, PrefixCaching::On);
         for op in &*path {
             model.replay(op);
         }
@@ -219,7 +262,7 @@ fn check_all(alphabet: &[Op], path: &mut Vec<Op>, max_len: usize) -> u64 {
         model.finish();
         path.push(op.clone());
         if path.len() < max_len {
-            num_checked += check_all(alphabet, path, max_len);
+            num_checked += check_all(alphabet, num_host_blocks, path, max_len);
         }
         path.pop();
     }

@@ -6,6 +6,7 @@
 //! that the choice was allowed and follows it.
 
 mod compare;
+mod host;
 mod op;
 mod retention;
 
@@ -13,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kv_paging::{
     BlockId, BlockKey, BlockTable, KvCache, KvCacheConfig, OutOfBlocks, Pin, PrefixCaching, PrefixKeys, Retention,
-    Salt, StepId, StepOutcome, TokenId,
+    Salt, StepId, StepOutcome, Tier, TokenId,
 };
 
+use host::HostBlock;
 pub(crate) use op::Op;
 
 /// Tokens up to the end of a block, behind the tenant's number.
@@ -78,6 +80,11 @@ pub(crate) struct Model {
     caching: bool,
     blocks: Vec<Block>,
     pub(crate) sequences: Vec<Sequence>,
+    host: Vec<HostBlock>,
+    /// Host blocks that hold a prefix, those first that were used least recently.
+    host_order: Vec<usize>,
+    /// Published blocks that wait to be copied to the host tier.
+    to_offload: Vec<usize>,
     pins: Vec<Pin>,
     max_pinned: usize,
     now: u64,
@@ -90,8 +97,9 @@ pub(crate) struct Model {
     clock: u64,
     /// Prefixes that were published and of which a block is left, by the model and as the events tell.
     announced: BTreeSet<Prefix>,
-    announced_by_events: BTreeMap<BlockKey, Option<BlockKey>>,
+    announced_by_events: BTreeMap<(Tier, BlockKey), Option<BlockKey>>,
     num_hit_tokens: u64,
+    num_fetched_tokens: u64,
     num_evicted: u64,
     /// Followed contents that were evicted, in order, and whether each was promised again since.
     evicted: Vec<(Prefix, bool)>,
@@ -110,11 +118,12 @@ const SAMPLING: u32 = 8;
 const NUM_REMEMBERED: u32 = 3;
 
 impl Model {
-    pub(crate) fn new(num_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
+    pub(crate) fn new(num_blocks: u32, num_host_blocks: u32, block_size: u32, prefix_caching: PrefixCaching) -> Self {
         let max_pinned_blocks = num_blocks / 2;
         let mut cache = KvCache::new(KvCacheConfig {
             prefix_caching,
             max_pinned_blocks,
+            num_host_blocks,
             regret_window: NUM_REMEMBERED * SAMPLING,
             ..KvCacheConfig::new(num_blocks, block_size)
         })
@@ -136,6 +145,12 @@ impl Model {
             caching: prefix_caching == PrefixCaching::On,
             blocks: (0..num_blocks).map(|_| empty()).collect(),
             sequences: Vec::new(),
+            host: vec![
+                HostBlock::default();
+                if prefix_caching == PrefixCaching::On { num_host_blocks as usize } else { 0 }
+            ],
+            host_order: Vec::new(),
+            to_offload: Vec::new(),
             pins: Vec::new(),
             max_pinned: max_pinned_blocks as usize,
             now: 0,
@@ -146,6 +161,7 @@ impl Model {
             announced: BTreeSet::new(),
             announced_by_events: BTreeMap::new(),
             num_hit_tokens: 0,
+            num_fetched_tokens: 0,
             num_evicted: 0,
             evicted: Vec::new(),
             num_regretted: 0,
@@ -173,6 +189,8 @@ impl Model {
         self.clock += 1;
         match op {
             Op::Admit { tenant, prompt } => self.admit(*tenant, prompt),
+            Op::Fetch { tenant, prompt } => self.fetch(*tenant, prompt),
+            Op::Offload { max_blocks } => self.offload(*max_blocks),
             Op::Start { tenant, prompt } => {
                 self.admit(*tenant, prompt);
                 let last = self.sequences.len() - 1;
@@ -212,20 +230,22 @@ impl Model {
             self.apply(&Op::Retire(true));
         }
         assert_eq!(self.cache.num_free() as usize, self.blocks.len(), "all blocks come back");
+        assert_eq!(self.cache.usage().host_in_transit, 0, "all copies come to an end");
     }
 
     fn admit(&mut self, tenant: u8, prompt: &[TokenId]) -> bool {
         let keys = keys_of(tenant, prompt, self.block_size);
         let matchable = if self.caching { prompt.len().saturating_sub(1) / self.block_size } else { 0 };
-        let num_matched = (1..=matchable)
-            .rev()
-            .find(|depth| {
-                let prefix = (tenant, prompt[..depth * self.block_size].to_vec());
-                self.blocks.iter().any(|block| block.content.prefix() == Some(&prefix))
-            })
-            .unwrap_or(0);
+        let prefix = |depth: usize| (tenant, prompt[..depth * self.block_size].to_vec());
+        let num_matched = (1..=matchable).rev().find(|depth| self.is_in_pool(&prefix(*depth))).unwrap_or(0);
+        let is_known = |depth: &usize| self.is_in_pool(&prefix(*depth)) || self.host_of(&prefix(*depth)).is_some();
+        let num_known = (1..=matchable).rev().find(is_known).unwrap_or(0);
         let num_matched_tokens = num_matched * self.block_size;
-        assert_eq!(self.cache.matched_tokens(&keys, prompt) as usize, num_matched_tokens, "longest prefix");
+        assert_eq!(
+            self.cache.matched_tokens(&keys, prompt) as usize,
+            num_known * self.block_size,
+            "longest prefix of both tiers"
+        );
         let admission = self.cache.admit(&keys, prompt);
         assert_eq!(admission.num_cached_tokens as usize, num_matched_tokens, "admit matches what it says");
         assert_eq!(admission.table.blocks().len(), num_matched, "nothing else is allocated");
@@ -249,6 +269,7 @@ impl Model {
             retention: Retention::Normal,
             is_stale: false,
         });
+        self.touch_host_of_table(self.sequences.len() - 1);
         true
     }
 
@@ -302,9 +323,8 @@ impl Model {
             count(&mut self.lifetimes, self.next_to_retire - self.blocks[block].full_end);
             let content = self.blocks[block].content.prefix().cloned();
             self.forget(block);
-            let is_left = |prefix: &Prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix));
-            let is_followed = |prefix: &Prefix| last_key(prefix, self.block_size).as_u128() >> 125 == 0;
-            let lost = content.filter(|prefix| !is_left(prefix) && is_followed(prefix));
+            let is_left = |prefix: &Prefix| self.is_in_pool(prefix) || self.host_of(prefix).is_some();
+            let lost = content.filter(|prefix| !is_left(prefix) && is_followed(prefix, self.block_size));
             self.evicted.extend(lost.map(|prefix| (prefix, false)));
         } else {
             assert!(is_free(block), "only takeable blocks are taken");
@@ -331,7 +351,7 @@ impl Model {
                 break;
             }
             let prefix = (sequence.tenant, sequence.tokens[..depth * self.block_size].to_vec());
-            if !self.blocks.iter().any(|block| block.content.prefix() == Some(&prefix)) {
+            if !self.is_in_pool(&prefix) && self.host_of(&prefix).is_none() {
                 let mut last = self.evicted.iter_mut().rev().take(NUM_REMEMBERED as usize);
                 let is_first = |(_, was_promised): &mut (Prefix, bool)| !std::mem::replace(was_promised, true);
                 if last.find(|(lost, _)| *lost == prefix).is_some_and(is_first) {
@@ -357,8 +377,10 @@ impl Model {
         if completed {
             self.publish(step);
         } else {
+            self.forget_host_if(|host| !host.is_filled);
             self.withdraw(step);
         }
+        self.end_copies(step);
         let mut arrived: Vec<usize> = (0..self.blocks.len())
             .filter(|block| self.blocks[*block].busy == Some(step) && !self.is_held(*block))
             .collect();
@@ -384,6 +406,9 @@ impl Model {
                 }
             }
             self.announced.insert(prefix.clone());
+            if self.host_of(&prefix).is_none() && !self.host.is_empty() {
+                self.to_offload.push(block);
+            }
             self.blocks[block].content = Content::Published(prefix);
             self.blocks[block].full_end = step + 1;
         }
@@ -508,6 +533,7 @@ impl Model {
     }
 
     fn forget_prefixes(&mut self, falls: impl Fn(&Prefix) -> bool) {
+        self.forget_host_if(|host| host.prefix.as_ref().is_some_and(&falls));
         for block in 0..self.blocks.len() {
             if !self.blocks[block].content.prefix().is_some_and(&falls) {
                 continue;
@@ -549,11 +575,18 @@ impl Model {
         self.unannounce();
     }
 
-    /// A prefix is gone when no block has it.
+    /// A prefix is gone from the pool when no block has it, and a copy under way alone does not keep it.
     fn unannounce(&mut self) {
-        let is_left = |prefix: &Prefix| self.blocks.iter().any(|block| block.content.prefix() == Some(prefix));
-        self.announced.retain(is_left);
-        self.retentions.retain(|prefix, _| is_left(prefix));
+        let in_pool: BTreeSet<Prefix> =
+            self.blocks.iter().filter_map(|block| block.content.prefix().cloned()).collect();
+        self.forget_host_if(|host| {
+            !host.is_filled && host.prefix.as_ref().is_some_and(|prefix| !in_pool.contains(prefix))
+        });
+        self.announced.retain(|prefix| in_pool.contains(prefix));
+        let (host, blocks) = (&self.host, &self.blocks);
+        let is_in_host = |prefix: &Prefix| host.iter().any(|block| block.prefix.as_ref() == Some(prefix));
+        self.retentions.retain(|prefix, _| in_pool.contains(prefix) || is_in_host(prefix));
+        self.to_offload.retain(|block| matches!(blocks[*block].content, Content::Published(_)));
     }
 
     fn num_holders(&self, block: usize) -> usize {
@@ -583,6 +616,11 @@ fn keys_of(tenant: u8, tokens: &[TokenId], block_size: usize) -> PrefixKeys {
     let mut keys = PrefixKeys::new(&Salt::from_bytes([tenant; 32]), block_size as u32);
     keys.extend(tokens);
     keys
+}
+
+/// One content in eight is.
+fn is_followed(prefix: &Prefix, block_size: usize) -> bool {
+    last_key(prefix, block_size).as_u128() >> 125 == 0
 }
 
 fn last_key((tenant, tokens): &Prefix, block_size: usize) -> BlockKey {

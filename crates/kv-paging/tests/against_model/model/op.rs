@@ -6,6 +6,10 @@ use kv_paging::{Retention, TokenId};
 pub(crate) enum Op {
     /// Opens a sequence that holds what is matched of this prompt.
     Admit { tenant: u8, prompt: Vec<TokenId> },
+    /// The same, and copies back what follows in the host tier.
+    Fetch { tenant: u8, prompt: Vec<TokenId> },
+    /// Plans to copy so many blocks to the host tier.
+    Offload { max_blocks: usize },
     /// Opens a sequence with this prompt, makes room for all of it, and promises it.
     Start { tenant: u8, prompt: Vec<TokenId> },
     /// Appends tokens to a sequence and makes room for them.
@@ -48,6 +52,8 @@ impl Op {
             | Self::Retain { sequence, .. }
             | Self::Forget { sequence } => Some(*sequence),
             Self::Admit { .. }
+            | Self::Fetch { .. }
+            | Self::Offload { .. }
             | Self::Start { .. }
             | Self::Launch
             | Self::Retire(_)

@@ -60,9 +60,22 @@ impl Model {
             })
             .collect();
         ended.sort_unstable();
+        let mut ended_in_host: Vec<(u32, usize, Prefix)> = (0..)
+            .zip(&self.host_order)
+            .filter_map(|(place, host)| {
+                let prefix = self.host[*host].prefix.clone()?;
+                let retention = self.retentions.get(&prefix)?;
+                let bucket = bucket(retention).filter(|_| is_over(retention))?;
+                Some((bucket, place, prefix))
+            })
+            .collect();
+        ended_in_host.sort_unstable();
         for (_, _, block) in ended {
             self.clock += 1;
             self.blocks[block].dropped_at = self.clock;
+        }
+        for (_, _, prefix) in ended_in_host {
+            self.touch_host(&prefix);
         }
         true
     }
@@ -86,6 +99,7 @@ impl Model {
                 other.used_end = self.next_to_retire;
             }
         }
+        self.touch_host(&prefix);
         let asked = self.retentions.entry(prefix).or_insert(Retention::Low);
         *asked = retention.max(*asked);
     }
