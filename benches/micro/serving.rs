@@ -24,6 +24,7 @@ fn limits(num_rows: u32) -> ExecutorLimits {
     ExecutorLimits {
         block_size: BLOCK_SIZE,
         num_blocks: num_rows * 64,
+        num_host_blocks: 0,
         max_batch_tokens: num_rows * PROMPT_TOKENS as u32,
         max_batch_rows: num_rows,
         max_model_len: 1024,

@@ -1,5 +1,7 @@
 //! The KV pool. Knows its layout, not which block belongs to whom.
 
+use std::ops::Range;
+
 use serving_types::BlockCopy;
 use tensor_backend::{Element, KvLayout};
 
@@ -56,6 +58,20 @@ impl Kv {
         match &mut self.values {
             KvValues::F32(values) => copy_blocks(&self.layout, values, copies),
             KvValues::F16(values) | KvValues::BF16(values) => copy_blocks(&self.layout, values, copies),
+        }
+    }
+
+    /// Overwrites block `to` with block `from` of another pool with the same element and shape of block.
+    pub(crate) fn copy_block_from(&mut self, other: &Self, from: usize, to: usize) {
+        let (here, there) = (&self.layout, &other.layout);
+        assert_eq!(KvLayout { num_blocks: here.num_blocks, ..*there }, *here, "blocks of both pools have one shape");
+        let copies = block_copies((there, from), (here, to));
+        match (&mut self.values, &other.values) {
+            (KvValues::F32(here), KvValues::F32(there)) => copy_ranges(here, there, copies),
+            (KvValues::F16(here), KvValues::F16(there)) | (KvValues::BF16(here), KvValues::BF16(there)) => {
+                copy_ranges(here, there, copies);
+            }
+            _ => unreachable!("values are stored as the layout says"),
         }
     }
 
@@ -140,5 +156,25 @@ fn copy_blocks<T: Copy>(layout: &KvLayout, pool: &mut [T], copies: &[BlockCopy])
             pool.copy_within(from..from + len, to);
             pool.copy_within(from + values..from + values + len, to + values);
         }
+    }
+}
+
+/// Where keys and values of each layer of a block lie, in the pool that it is copied from and in the one it is copied to.
+fn block_copies(
+    (there, from): (&KvLayout, usize),
+    (here, to): (&KvLayout, usize),
+) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let len = block_len(here);
+    let (there, here) = (*there, *here);
+    (0..here.num_layers).flat_map(move |layer| {
+        let (from, to) = (keys_at(&there, layer, from), keys_at(&here, layer, to));
+        let values = (from + there.num_blocks * len, to + here.num_blocks * len);
+        [(from, to), values].map(|(from, to)| (from..from + len, to..to + len))
+    })
+}
+
+fn copy_ranges<T: Copy>(here: &mut [T], there: &[T], copies: impl Iterator<Item = (Range<usize>, Range<usize>)>) {
+    for (from, to) in copies {
+        here[to].copy_from_slice(&there[from]);
     }
 }

@@ -35,7 +35,7 @@ pub use weight::Weight;
 
 use core::ops::Range;
 
-use serving_types::{BatchOutput, BlockCopy, RowSlot, SamplingParams};
+use serving_types::{BatchOutput, BlockCopy, HostCopy, RowSlot, SamplingParams};
 use tensor_backend::{
     AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, PagedAttention,
     RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart, WeightRole,
@@ -111,6 +111,8 @@ impl Backend for CpuBackend {
     type Buffer = Buffer;
     type Weight = Weight;
     type Kv = Kv;
+    /// A second region of the same memory.
+    type HostKv = Kv;
     type Inputs = Inputs;
     type Sampler = Sampler;
     type Samples = Samples;
@@ -176,6 +178,10 @@ impl Backend for CpuBackend {
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
         let kv = Kv::new(layout)?;
         Ok(self.count(kv, Kv::bytes))
+    }
+
+    fn alloc_host_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
+        Kv::new(layout)
     }
 
     fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CpuError> {
@@ -289,6 +295,16 @@ impl Backend for CpuBackend {
 
     fn copy_blocks(&mut self, kv: &mut Kv, copies: &[BlockCopy]) -> Result<(), CpuError> {
         kv.copy_blocks(copies);
+        Ok(())
+    }
+
+    fn copy_host_blocks(&mut self, kv: &mut Kv, host: &mut Kv, copies: &[HostCopy]) -> Result<(), CpuError> {
+        for copy in copies {
+            match *copy {
+                HostCopy::Fetch { from, to } => kv.copy_block_from(host, from.0 as usize, to.0 as usize),
+                HostCopy::Offload { from, to } => host.copy_block_from(kv, from.0 as usize, to.0 as usize),
+            }
+        }
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ mod sizes;
 mod tuning;
 mod weight;
 
-pub use buffer::{Buffer, Kv};
+pub use buffer::{Buffer, HostKv, Kv};
 pub use driver::Graph;
 pub use error::CudaError;
 pub use inputs::Inputs;
@@ -40,7 +40,7 @@ use kernels_sys::{
     KernelLibrary, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows, PwPrefillAttention,
     PwQuantisedEmbed, PwRmsNorm, PwRopeAppend, PwSiluMul,
 };
-use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams};
+use serving_types::{BatchOutput, BlockCopy, HostCopy, MemoryEntry, RowSlot, SamplingParams};
 use tensor_backend::{
     AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, MatMulAddRmsNorm,
     PagedAttention, RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart,
@@ -200,6 +200,7 @@ impl Backend for CudaBackend {
     type Buffer = Buffer;
     type Weight = Weight;
     type Kv = Kv;
+    type HostKv = HostKv;
     type Inputs = Inputs;
     type Sampler = Sampler;
     type Samples = Samples;
@@ -289,6 +290,10 @@ impl Backend for CudaBackend {
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CudaError> {
         let kv = Kv::new(&self.device, layout)?;
         Ok(self.count(kv, Kv::bytes))
+    }
+
+    fn alloc_host_kv(&mut self, layout: &KvLayout) -> Result<HostKv, CudaError> {
+        HostKv::new(&self.device, layout)
     }
 
     fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CudaError> {
@@ -540,6 +545,18 @@ impl Backend for CudaBackend {
         self.device.bind()?;
         for copy in copies.iter().filter(|copy| copy.from != copy.to) {
             self.device.copy_on_device(kv.block(copy.to.0), kv.block(copy.from.0))?;
+        }
+        Ok(())
+    }
+
+    fn copy_host_blocks(&mut self, kv: &mut Kv, host: &mut HostKv, copies: &[HostCopy]) -> Result<(), CudaError> {
+        self.device.bind()?;
+        // Only the stream touches the host's blocks, so they are read and written in the order of the steps.
+        for copy in copies {
+            match *copy {
+                HostCopy::Fetch { from, to } => self.device.copy_to_device(kv.block(to.0), host.block(from.0))?,
+                HostCopy::Offload { from, to } => self.device.copy_to_host(host.block_mut(to.0), kv.block(from.0))?,
+            }
         }
         Ok(())
     }

@@ -210,6 +210,7 @@ impl EngineCore {
             output_tokens: totals.output_tokens,
             prefix_query_tokens: totals.prefix_query_tokens,
             prefix_hit_tokens: totals.prefix_hit_tokens,
+            host_hit_tokens: totals.host_hit_tokens,
             preemptions: totals.preemptions,
             finished_requests: totals.finished_requests,
             ..EngineStats::default()

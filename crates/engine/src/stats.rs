@@ -32,6 +32,8 @@ pub struct EngineStats {
     pub prefix_query_tokens: u64,
     /// Of these, tokens that were found and not computed again.
     pub prefix_hit_tokens: u64,
+    /// Of these, tokens whose blocks were copied back from the host.
+    pub host_hit_tokens: u64,
     /// Requests that were sent back to the queue for want of blocks.
     pub preemptions: u64,
     /// Requests that ended, for whatever reason.

@@ -52,6 +52,7 @@ impl Executor for InstantExecutor {
         ExecutorLimits {
             block_size: 4,
             num_blocks: NUM_ROWS * (PROMPT_TOKENS + OUTPUT_TOKENS),
+            num_host_blocks: 0,
             max_batch_tokens: NUM_ROWS * PROMPT_TOKENS,
             max_batch_rows: NUM_ROWS,
             max_model_len: 1000,

@@ -110,6 +110,12 @@ fn company_and_chunks_and_preemption_change_no_answer() {
             let tiny = ExecutorLimits { block_size, num_blocks, max_batch_tokens: 40, ..roomy };
             let report = check_crowd("tiny pools", tiny, &expected);
             assert!(block_size > 16 || report.stats.preemptions > 0, "{num_blocks} blocks of {block_size} are too few");
+            for num_host_blocks in [num_blocks / 2, 8 * num_blocks] {
+                let with_host = check_crowd("a host pool", ExecutorLimits { num_host_blocks, ..tiny }, &expected);
+                // With longer blocks there is next to nothing that is not computed as quickly.
+                let is_small = num_host_blocks < num_blocks || block_size > 4;
+                assert!(is_small || with_host.stats.host_hit_tokens > 0, "{num_host_blocks} host blocks are of use");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use serving_types::{Batch, ExecutorLimits, OpenSlot, Row, RowInput, RowSlot, Score, StepId};
+use serving_types::{Batch, ExecutorLimits, HostCopy, OpenSlot, Row, RowInput, RowSlot, Score, StepId};
 use tensor_backend::{LogitChoice, LogitJob, StepInputs, TableUpdate};
 
 /// What the host must know of each row slot to prepare its next row.
@@ -45,6 +45,11 @@ impl InputPreparation {
     pub(crate) fn prepare(&mut self, batch: &Batch, row_jobs: &mut Vec<Range<u32>>) {
         assert!(batch.num_new_tokens() <= self.limits.max_batch_tokens, "the batch exceeds the token budget");
         assert!(batch.rows.len() <= self.limits.max_batch_rows as usize, "the batch has too many rows");
+        for copy in &batch.host_copies {
+            let (HostCopy::Fetch { from: host, to: block } | HostCopy::Offload { from: block, to: host }) = copy;
+            assert!(block.0 < self.limits.num_blocks, "a copy names a block outside of the pool");
+            assert!(host.0 < self.limits.num_host_blocks, "a copy names a block outside of the host's pool");
+        }
         for copy in &batch.copies {
             assert!(copy.from.0 < self.limits.num_blocks, "a copy reads a block outside of the pool");
             assert!(copy.to.0 < self.limits.num_blocks, "a copy writes a block outside of the pool");
@@ -169,13 +174,14 @@ impl InputPreparation {
 mod tests {
     use std::{panic::catch_unwind, sync::Arc};
 
-    use serving_types::{BlockCopy, BlockId, CopyId, SamplingParams};
+    use serving_types::{BlockCopy, BlockId, CopyId, HostBlockId, SamplingParams};
 
     use super::*;
 
     const LIMITS: ExecutorLimits = ExecutorLimits {
         block_size: 4,
         num_blocks: 10,
+        num_host_blocks: 0,
         max_batch_tokens: 8,
         max_batch_rows: 2,
         max_model_len: 12,
@@ -305,11 +311,13 @@ mod tests {
     fn malformed_batches_are_bugs() {
         let row = |batch: &mut Batch, edit: fn(&mut Row)| edit(&mut batch.rows[0]);
         let copy = BlockCopy { id: CopyId(0), from: BlockId(0), to: BlockId(10) };
+        let offload = HostCopy::Offload { from: BlockId(0), to: HostBlockId(0) };
         for (expected, batch) in [
             ("token budget", with(prefill(), |b| row(b, |r| r.input = RowInput::Tokens(0..9)))),
             ("too many rows", with(prefill(), |b| repeat_one_token(b, 3))),
             ("two rows", with(prefill(), |b| repeat_one_token(b, 2))),
             ("copy writes", with(prefill(), |b| b.copies.push(copy))),
+            ("outside of the host's pool", with(prefill(), |b| b.host_copies.push(offload))),
             ("does not exist", with(prefill(), |b| b.opens[0].slot = RowSlot(2))),
             ("does not exist", with(prefill(), |b| row(b, |r| r.slot = RowSlot(2)))),
             ("opened before", with(prefill(), |b| b.opens.clear())),

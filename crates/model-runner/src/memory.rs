@@ -15,7 +15,7 @@ use crate::{
 /// What a runner will take.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MemoryPlan {
-    /// All lines, the KV pool last.
+    /// All lines of device memory, the KV pool last.
     pub entries: Vec<MemoryEntry>,
     /// Bytes of one block over all layers.
     pub block_bytes: u64,
@@ -138,4 +138,14 @@ pub(crate) fn kv_layout(checkpoint: &Checkpoint<'_>, runner: &RunnerConfig) -> K
         head_dim: model.head_dim as usize,
         element: runner.kv_element,
     }
+}
+
+/// The host's KV pool: blocks of the same shape.
+pub(crate) fn host_kv_layout(checkpoint: &Checkpoint<'_>, runner: &RunnerConfig) -> KvLayout {
+    KvLayout { num_blocks: runner.num_host_blocks as usize, ..kv_layout(checkpoint, runner) }
+}
+
+/// What the host's KV pool takes of host memory.
+pub(crate) fn host_kv_entry(layout: &KvLayout) -> MemoryEntry {
+    MemoryEntry { name: Cow::Borrowed("kv blocks in host memory"), bytes: layout.total_bytes() }
 }

@@ -16,7 +16,7 @@ use crate::{
     decoder::{Decoder, StepState},
     inputs::InputPreparation,
     loader::Loader,
-    memory::{Line, kv_layout, plan_memory},
+    memory::{Line, host_kv_entry, host_kv_layout, kv_layout, plan_memory},
 };
 
 /// A model on a backend, ready to run batches.
@@ -25,6 +25,8 @@ pub struct ModelRunner<B: Backend> {
     decoder: Decoder<B>,
     activations: Activations<B>,
     kv: B::Kv,
+    /// If there is one.
+    host_kv: Option<B::HostKv>,
     inputs: B::Inputs,
     sampler: B::Sampler,
     preparation: InputPreparation,
@@ -65,6 +67,7 @@ impl<B: Backend> ModelRunner<B> {
         let limits = ExecutorLimits {
             block_size: config.block_size,
             num_blocks: config.num_blocks,
+            num_host_blocks: config.num_host_blocks,
             max_batch_tokens: config.max_batch_tokens,
             max_batch_rows: config.max_batch_rows,
             max_model_len: config.max_model_len,
@@ -90,12 +93,20 @@ impl<B: Backend> ModelRunner<B> {
         let kv = backend.alloc_kv(&kv_layout(checkpoint, config)).map_err(ModelError::backend)?;
         taken.put(Line::KvBlocks, &backend);
         taken.check(&plan)?;
+        let mut memory = plan.entries;
+        let mut host_kv = None;
+        if config.num_host_blocks > 0 {
+            let layout = host_kv_layout(checkpoint, config);
+            host_kv = Some(backend.alloc_host_kv(&layout).map_err(ModelError::backend)?);
+            memory.push(host_kv_entry(&layout));
+        }
         let mut runner = Self {
             allocated_bytes: backend.allocated_bytes(),
             backend,
             decoder,
             activations,
             kv,
+            host_kv,
             inputs,
             sampler,
             preparation: InputPreparation::new(limits),
@@ -104,7 +115,7 @@ impl<B: Backend> ModelRunner<B> {
             idle,
             limits,
             logit_rows: config.logit_rows(),
-            memory: plan.entries,
+            memory,
         };
         if config.recording == Recording::DecodeSteps {
             runner.record_decodes().map_err(ModelError::backend)?;
@@ -120,6 +131,10 @@ impl<B: Backend> ModelRunner<B> {
 
     /// Enqueues a prepared step, from its copies to its samples.
     fn enqueue(&mut self, batch: &Batch, lane: &mut Lane<B>) -> Result<(), B::Error> {
+        if !batch.host_copies.is_empty() {
+            let host_kv = self.host_kv.as_mut().expect("only a runner with a host pool is given copies to and from it");
+            self.backend.copy_host_blocks(&mut self.kv, host_kv, &batch.host_copies)?;
+        }
         if !batch.copies.is_empty() {
             self.backend.copy_blocks(&mut self.kv, &batch.copies)?;
         }

@@ -14,6 +14,8 @@ pub struct RunnerConfig {
     pub block_size: u32,
     /// Blocks of the KV pool. `1..=2^26`.
     pub num_blocks: u32,
+    /// Blocks of the host's KV pool. `0..=2^26`.
+    pub num_host_blocks: u32,
     /// Element of the KV pool.
     pub kv_element: Element,
     /// Longest context of a request, prompt and output together. At least 2, at most [`Checkpoint::max_context_len`].
@@ -88,6 +90,7 @@ impl RunnerConfig {
         let ranges = [
             ("block_size", self.block_size, 1, 1 << 10),
             ("num_blocks", self.num_blocks, 1, 1 << 26),
+            ("num_host_blocks", self.num_host_blocks, 0, 1 << 26),
             ("max_model_len", self.max_model_len, 2, max_context_len),
             ("max_batch_rows", self.max_batch_rows, 1, 1 << 14),
             ("max_batch_tokens", self.max_batch_tokens, 1, 1 << 20),

@@ -94,6 +94,10 @@ pub(crate) struct EngineArgs {
     /// share].
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) kv_cache_memory_bytes: Option<NonZeroU64>,
+    /// Size of a second KV pool in host memory: bytes, or with KiB, MiB or GiB; 0 for none. What the KV cache has no room for
+    /// is copied back from there instead of computed again, if that is quicker. Best larger than the KV cache.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value_t = 0)]
+    pub(crate) host_kv_bytes: u64,
     /// Share of a GPU's memory to use, in (0, 1] [default: 0.9]. Has no effect on the CPU.
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     pub(crate) gpu_memory_utilization: Option<f64>,
@@ -201,7 +205,7 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 14] = [
+const FLAGS_OF_LOADING: [&str; 15] = [
     "model",
     "config",
     "device",
@@ -212,6 +216,7 @@ const FLAGS_OF_LOADING: [&str; 14] = [
     "max_num_batched_tokens",
     "block_size",
     "kv_cache_memory_bytes",
+    "host_kv_bytes",
     "gpu_memory_utilization",
     "enforce_eager",
     "enable_prefix_caching",
@@ -358,6 +363,11 @@ fn at_least_one() -> RangedI64ValueParser<u32> {
 
 /// A size in bytes: `1073741824`, `1024MiB`, `1GiB`.
 fn parse_bytes(text: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(parse_size(text)?).ok_or_else(|| "must be above 0".to_string())
+}
+
+/// The same, or nothing at all.
+fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text[digits.len()..].trim() {
         "" | "B" => 0,
@@ -367,10 +377,7 @@ fn parse_bytes(text: &str) -> Result<NonZeroU64, String> {
         unit => return Err(format!("unknown unit `{unit}`; known are KiB, MiB and GiB")),
     };
     let number: u64 = digits.parse().map_err(|error| format!("{error}"))?;
-    number
-        .checked_mul(1 << shift)
-        .and_then(NonZeroU64::new)
-        .ok_or_else(|| "must be above 0 and fit 64 bits".to_string())
+    number.checked_mul(1 << shift).ok_or_else(|| "must fit 64 bits".to_string())
 }
 
 /// A share in (0, 1].

@@ -56,6 +56,7 @@ impl Settings {
         let mut runner = RunnerConfig {
             block_size,
             num_blocks: 1,
+            num_host_blocks: 0,
             kv_element: offer.kv_element,
             max_model_len: args.max_model_len.unwrap_or(max_context),
             max_batch_tokens: args.max_num_batched_tokens.unwrap_or(default_max_batch_tokens),
@@ -82,11 +83,37 @@ impl Settings {
             runner.max_model_len = capacity;
         }
         runner.num_blocks = num_blocks;
+        runner.num_host_blocks = num_host_blocks(args, block_bytes)?;
+        let taken_bytes = block_bytes * (u64::from(num_blocks) + u64::from(runner.num_host_blocks));
+        if let MemoryOffer::Host { available_bytes: Some(available) } = offer.memory
+            && runner.num_host_blocks > 0
+            && taken_bytes > available
+        {
+            bail!(
+                "--host-kv-bytes {}: with the KV cache that makes {taken_bytes} bytes, and this machine has {available} left",
+                args.host_kv_bytes
+            );
+        }
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
         let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
         Ok(Self { runner, engine, seed: args.fixed_seed() })
     }
+}
+
+/// Blocks of the host's pool.
+fn num_host_blocks(args: &EngineArgs, block_bytes: u64) -> Result<u32> {
+    let wanted = args.host_kv_bytes;
+    if wanted == 0 {
+        return Ok(0);
+    }
+    if args.no_enable_prefix_caching {
+        bail!("--host-kv-bytes {wanted}: what it holds is found by prefix; drop --no-enable-prefix-caching");
+    }
+    if wanted < block_bytes {
+        bail!("--host-kv-bytes {wanted}: that has no room for a single block of {block_bytes} bytes");
+    }
+    Ok(u32::try_from(wanted / block_bytes).unwrap_or(u32::MAX).min(MAX_BLOCKS))
 }
 
 /// The runner names its limits as it knows them; who starts it knows the flags.
@@ -259,6 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn host_pool() {
+        let check = |flags: &str, available, expected: Result<u32, &str>| {
+            let backend = CpuBackend::new(CpuConfig::default()).expect("a CPU");
+            let offer = Offer::of_cpu(Precision::Native, available);
+            match (Settings::resolve(&args(flags), &checkpoint(), &backend, &offer), expected) {
+                (Ok(settings), Ok(expected)) => assert_eq!(settings.runner.num_host_blocks, expected, "{flags}"),
+                (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{flags}: {error}"),
+                (resolved, expected) => panic!("{flags}: {resolved:?}, expected {expected:?}"),
+            }
+        };
+        check("", None, Ok(0));
+        check("--host-kv-bytes 0", None, Ok(0));
+        check("--host-kv-bytes 20KiB", None, Ok(20));
+        let both = "--host-kv-bytes 20KiB --kv-cache-memory-bytes 10KiB";
+        check(both, Some(30 << 10), Ok(20));
+        check(both, Some((30 << 10) - 1), Err("that makes 30720 bytes"));
+        check("--host-kv-bytes 1023", None, Err("no room for a single block of 1024 bytes"));
+        let without_prefixes = "--host-kv-bytes 20KiB --no-enable-prefix-caching";
+        check(without_prefixes, None, Err("drop --no-enable-prefix-caching"));
+    }
+
+    #[test]
     fn a_gpu_gives_all_that_is_left() {
         let rest_bytes = {
             let backend = CpuBackend::new(CpuConfig::default()).expect("a CPU");
@@ -270,6 +319,7 @@ mod tests {
                 max_batch_tokens: 8192,
                 max_batch_rows: 512,
                 max_top_logprobs: 20,
+                num_host_blocks: 0,
                 recording: Recording::DecodeSteps,
             };
             let plan = plan_memory(&backend, &checkpoint(), &runner).expect("limits in range");

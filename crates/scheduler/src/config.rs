@@ -14,6 +14,8 @@ pub struct SchedulerConfig {
     pub block_size: u32,
     /// Blocks of the KV pool.
     pub num_blocks: u32,
+    /// Blocks of the host's KV pool; 0 if there is none.
+    pub num_host_blocks: u32,
     /// Most new tokens in a batch, over all rows.
     pub max_batch_tokens: u32,
     /// Most rows in a batch, which is also the most requests that run at a time.
@@ -35,6 +37,7 @@ impl SchedulerConfig {
         Self {
             block_size: limits.block_size,
             num_blocks: limits.num_blocks,
+            num_host_blocks: limits.num_host_blocks,
             max_batch_tokens: limits.max_batch_tokens,
             max_batch_rows: limits.max_batch_rows,
             max_model_len: limits.max_model_len,

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Weight of the newest measurement in the mean: one in so many.
 const INVERSE_WEIGHT: u64 = 8;
 
+/// A refusal takes one in so many parts off what copies are thought to cost.
+const FORGETTING: u64 = 64;
+
 /// What a step computed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StepShape {
@@ -12,6 +15,8 @@ pub(crate) struct StepShape {
     pub(crate) num_decodes: u32,
     /// Tokens of all other rows.
     pub(crate) num_prefill_tokens: u32,
+    /// Blocks copied back from the host.
+    pub(crate) num_fetched_blocks: u32,
 }
 
 /// Exponentially weighted means of measured costs. Zero until measured, so that nothing is given up on a guess.
@@ -19,18 +24,44 @@ pub(crate) struct StepShape {
 pub(crate) struct StepCost {
     decode_step_nanos: u64,
     prefill_token_nanos: u64,
+    fetched_block_nanos: u64,
 }
 
 impl StepCost {
-    /// Learns from a finished step. What a step with prefill takes beyond a decode step is put down to its prefill.
+    /// Learns from a finished step. What a step with prefill takes beyond a decode step is put down to its prefill. What a
+    /// step with copies from the host takes beyond what it should is put down to those, once that much is known.
     pub(crate) fn observe(&mut self, shape: StepShape, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        if shape.num_prefill_tokens == 0 {
+        if shape.num_fetched_blocks > 0 {
+            self.observe_copies(shape, took);
+        } else if shape.num_prefill_tokens == 0 {
             self.decode_step_nanos = mean(self.decode_step_nanos, took);
         } else {
             let beyond = if shape.num_decodes > 0 { took.saturating_sub(self.decode_step_nanos) } else { took };
             self.prefill_token_nanos = mean(self.prefill_token_nanos, beyond / u64::from(shape.num_prefill_tokens));
         }
+    }
+
+    fn observe_copies(&mut self, shape: StepShape, took: u64) {
+        if self.prefill_token_nanos > 0 {
+            let others = self.estimate(shape.num_prefill_tokens.into(), u32::from(shape.num_decodes > 0));
+            let beyond = took.saturating_sub(others.as_nanos() as u64);
+            // Never back to not measured.
+            self.fetched_block_nanos =
+                mean(self.fetched_block_nanos, beyond / u64::from(shape.num_fetched_blocks)).max(1);
+        }
+    }
+
+    /// Whether copying blocks back from the host is worth it: quicker than to compute their tokens, or not measured yet.
+    /// What is not copied is not measured either, so each refusal makes copies look a little cheaper, until one is tried.
+    pub(crate) fn prefers_copies(&mut self, num_blocks: u32, num_tokens: u32) -> bool {
+        let copying = self.fetched_block_nanos.saturating_mul(num_blocks.into());
+        let computing = self.prefill_token_nanos.saturating_mul(num_tokens.into());
+        let is_worth_it = copying <= computing;
+        if !is_worth_it {
+            self.fetched_block_nanos -= self.fetched_block_nanos.div_ceil(FORGETTING);
+        }
+        is_worth_it
     }
 
     /// The time that prefill of `num_prefill_tokens` and then `num_decode_steps` will take.

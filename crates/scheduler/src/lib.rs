@@ -39,6 +39,13 @@
 //! the fault of another, which ended before it showed. So the prefix is forgotten, and a request that had matched some of it
 //! is computed again, all by itself, before a second fault ends it. One that computed everything is ended at once.
 //!
+//! # The host's pool
+//! With a pool of blocks in host memory, what a step has filled is copied there by the next one. So preemption has nothing
+//! left to copy out, and neither has eviction: whoever waits, comes back, or shares a prefix with somebody long gone finds its
+//! blocks there. When it is admitted, they are copied back by the step that attends to them, or computed again if that is
+//! quicker by what copied blocks and prefilled tokens have cost lately. Each time that copies are refused they are thought
+//! a little cheaper, so that one is tried and measured now and then.
+//!
 //! # Deadlines
 //! A request may say by when it wants its first token and its end. [`Scheduler::expire`] ends it when that time has passed,
 //! and also as soon as it cannot be met any more, judged by what prefilled tokens and decode steps cost lately, which the

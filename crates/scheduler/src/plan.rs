@@ -3,10 +3,12 @@
 use core::cmp::Reverse;
 use core::ops::{Range, RangeInclusive};
 
-use serving_types::{Batch, BlockId, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
+use kv_paging::{BlockTable, TierCopy};
+use serving_types::{Batch, BlockId, HostBlockId, HostCopy, OpenSlot, Row, RowInput, RowSlot, StepId, TokenId};
 
 use crate::Scheduler;
 use crate::cost::StepShape;
+use crate::request::RequestIndex;
 use crate::running::Running;
 use crate::scheduler::kv_step;
 
@@ -89,6 +91,7 @@ impl Scheduler {
             self.spare_rows.push(plan.rows);
             return Planned::Idle;
         }
+        self.plan_host_copies(&mut plan);
         self.in_flight.push_back(PlannedStep { step, rows: plan.rows, shape: plan.shape });
         self.last_planned = Some(step);
         Planned::Batch
@@ -182,18 +185,21 @@ impl Scheduler {
             if self.last_failed.is_some_and(|failed| failed.foretells(&attempt)) {
                 break;
             }
-            let request = &mut self.requests[index];
+            let request = &self.requests[index];
             let num_tokens = request.num_tokens();
             let admission = self.kv.admit(&request.keys, request.matchable_tokens());
-            let (mut table, num_cached) = (admission.table, admission.num_cached_tokens);
+            let (mut table, mut num_cached) = (admission.table, admission.num_cached_tokens);
             let needed_blocks = self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            let end = chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size);
-            if needed_blocks + reserved_blocks > self.kv.num_free() || self.kv.grow(&mut table, end).is_err() {
+            if needed_blocks + reserved_blocks > self.kv.num_free() {
                 self.kv.release(table, None);
                 self.last_failed = Some(attempt);
                 break;
             }
             self.last_failed = None;
+            num_cached += self.fetch(index, &mut table, plan);
+            let request = &mut self.requests[index];
+            let end = chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size);
+            self.kv.grow(&mut table, end).expect("there is room for all of its tokens");
             self.stats.prefix_query_tokens += u64::from(num_tokens);
             self.stats.prefix_hit_tokens += u64::from(num_cached);
             if !request.was_admitted {
@@ -212,6 +218,35 @@ impl Scheduler {
             self.push_row(slot, end, 0, plan);
             self.num_backlog_tokens += u64::from(num_tokens - end);
         }
+    }
+
+    /// Continues the table of a request that is admitted with what the host holds of its tokens, unless they are computed
+    /// more quickly than copied back. Returns their number.
+    fn fetch(&mut self, index: RequestIndex, table: &mut BlockTable, plan: &mut Plan<'_>) -> u32 {
+        let request = &self.requests[index];
+        let tokens = request.matchable_tokens();
+        if self.config.num_host_blocks == 0 {
+            return 0;
+        }
+        let num_tokens = self.kv.matched_tokens(&request.keys, tokens) - table.num_tokens();
+        if num_tokens == 0 || !self.cost.prefers_copies(num_tokens / self.config.block_size, num_tokens) {
+            return 0;
+        }
+        let num_fetched = self.kv.fetch(table, &request.keys, tokens, kv_step(plan.step));
+        self.stats.host_hit_tokens += u64::from(num_fetched);
+        plan.shape.num_fetched_blocks += num_fetched / self.config.block_size;
+        num_fetched
+    }
+
+    /// Copies to the host what earlier steps have filled, so that whoever loses its blocks loses no work, and hands all
+    /// copies between the pools to the executor. As many as a step can fill are copied, so none wait for long.
+    fn plan_host_copies(&mut self, plan: &mut Plan<'_>) {
+        if self.config.num_host_blocks == 0 {
+            return;
+        }
+        let max_blocks = self.config.max_batch_tokens.div_ceil(self.config.block_size) + self.config.max_batch_rows;
+        self.kv.offload(max_blocks, kv_step(plan.step));
+        self.kv.drain_copies(|copy| plan.batch.host_copies.push(host_copy(copy)));
     }
 
     /// Grows the table of the request at `place` to `end` tokens, at the cost of less entitled ones that have no row in this
@@ -317,6 +352,16 @@ impl Scheduler {
             running.num_promised = num_shareable * self.config.block_size;
             let keys = &self.requests[running.request].keys;
             self.kv.promise(&running.table, keys, running.num_promised, kv_step(plan.step));
+        }
+    }
+}
+
+/// The copy, as executors know it.
+fn host_copy(copy: TierCopy) -> HostCopy {
+    match copy {
+        TierCopy::Fetch { from, to } => HostCopy::Fetch { from: HostBlockId(from.index()), to: BlockId(to.index()) },
+        TierCopy::Offload { from, to } => {
+            HostCopy::Offload { from: BlockId(from.index()), to: HostBlockId(to.index()) }
         }
     }
 }

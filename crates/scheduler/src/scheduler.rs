@@ -52,6 +52,8 @@ pub struct SchedulerStats {
     pub prefix_query_tokens: u64,
     /// Of these, tokens whose KV was found.
     pub prefix_hit_tokens: u64,
+    /// Of these, tokens whose KV was copied back from the host.
+    pub host_hit_tokens: u64,
     /// Tokens planned to be computed, recomputed ones included.
     pub planned_tokens: u64,
     /// Tokens generated.
@@ -71,6 +73,7 @@ impl Scheduler {
         config.validate()?;
         let kv = KvCache::new(KvCacheConfig {
             prefix_caching: config.prefix_caching,
+            num_host_blocks: config.num_host_blocks,
             ..KvCacheConfig::new(config.num_blocks, config.block_size)
         })
         .map_err(ConfigError::KvCache)?;

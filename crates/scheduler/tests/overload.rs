@@ -12,6 +12,7 @@ use serving_types::{
 const CONFIG: SchedulerConfig = SchedulerConfig {
     block_size: 16,
     num_blocks: 600,
+    num_host_blocks: 0,
     max_batch_tokens: 384,
     max_batch_rows: 32,
     max_model_len: 2048,

@@ -11,6 +11,7 @@ use serving_types::{
 const CONFIG: SchedulerConfig = SchedulerConfig {
     block_size: 4,
     num_blocks: 100,
+    num_host_blocks: 0,
     max_batch_tokens: 16,
     max_batch_rows: 4,
     max_model_len: 100,

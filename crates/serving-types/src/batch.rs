@@ -8,9 +8,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::{BlockId, CopyId, RowSlot, SamplingParams, StepId, TokenId};
+use crate::{BlockId, CopyId, HostBlockId, RowSlot, SamplingParams, StepId, TokenId};
 
-/// One step's work. Apply in this order: `copies`, `opens`, then all `rows` together.
+/// One step's work. Apply in this order: `host_copies`, `copies`, `opens`, then all `rows` together.
 ///
 /// Each layer appends the KV of every row before any row attends, so a row may read blocks which another row of the same
 /// batch fills.
@@ -19,7 +19,9 @@ use crate::{BlockId, CopyId, RowSlot, SamplingParams, StepId, TokenId};
 pub struct Batch {
     /// This step.
     pub step: StepId,
-    /// Block copies to do before anything else.
+    /// Copies between the pool and the host's, in order, before anything else.
+    pub host_copies: Vec<HostCopy>,
+    /// Copies inside of the pool, in order.
     pub copies: Vec<BlockCopy>,
     /// Slots that change hands: each forgets what it held.
     pub opens: Vec<OpenSlot>,
@@ -37,6 +39,7 @@ impl Batch {
     pub fn new() -> Self {
         Self {
             step: StepId(0),
+            host_copies: Vec::new(),
             copies: Vec::new(),
             opens: Vec::new(),
             rows: Vec::new(),
@@ -48,6 +51,7 @@ impl Batch {
     /// Empties the arrays, keeps their memory, and names the next step.
     pub fn reset(&mut self, step: StepId) {
         self.step = step;
+        self.host_copies.clear();
         self.copies.clear();
         self.opens.clear();
         self.rows.clear();
@@ -90,6 +94,30 @@ pub struct BlockCopy {
     pub from: BlockId,
     /// Block written.
     pub to: BlockId,
+}
+
+/// Copies a whole block, all layers, keys and values, from one pool to the other.
+///
+/// No block of a batch is read and written by such copies, and no host block is named by copies of two steps in flight. The
+/// rows of the batch write no block that an offload reads, so an executor may do offloads beside the step, as long as they
+/// are done before the next step writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum HostCopy {
+    /// Back to the device. Rows of this batch read it.
+    Fetch {
+        /// Block read.
+        from: HostBlockId,
+        /// Block written.
+        to: BlockId,
+    },
+    /// To the host.
+    Offload {
+        /// Block read.
+        from: BlockId,
+        /// Block written.
+        to: HostBlockId,
+    },
 }
 
 /// A slot gets a new owner: its block table is emptied and its sampling state replaced.

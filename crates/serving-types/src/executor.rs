@@ -40,6 +40,8 @@ pub struct ExecutorLimits {
     pub block_size: u32,
     /// Blocks of the KV pool.
     pub num_blocks: u32,
+    /// Blocks of the host's KV pool; 0 if there is none.
+    pub num_host_blocks: u32,
     /// Most new tokens in a batch, over all rows.
     pub max_batch_tokens: u32,
     /// Most rows in a batch; also the number of row slots.

@@ -33,6 +33,10 @@ id!(
     BlockId(u32)
 );
 id!(
+    /// A block of the host's KV pool, `0..num_host_blocks`.
+    HostBlockId(u32)
+);
+id!(
     /// A row of persistent executor state (block table, sampling state), `0..max_batch_rows`. A running request holds one.
     RowSlot(u32)
 );

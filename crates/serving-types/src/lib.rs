@@ -14,10 +14,10 @@ mod executor;
 mod ids;
 mod sampling;
 
-pub use batch::{Batch, BlockCopy, OpenSlot, Row, RowInput, Score};
+pub use batch::{Batch, BlockCopy, HostCopy, OpenSlot, Row, RowInput, Score};
 pub use class::RequestClass;
 pub use executor::{
     BatchOutput, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, PositionLogprobs, RowFault, RowOutput,
 };
-pub use ids::{BlockId, CopyId, RequestId, RowSlot, StepId, TenantId, Timestamp, TokenId};
+pub use ids::{BlockId, CopyId, HostBlockId, RequestId, RowSlot, StepId, TenantId, Timestamp, TokenId};
 pub use sampling::{FinishReason, SamplingParams, Usage};

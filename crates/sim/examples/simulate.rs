@@ -23,6 +23,7 @@ struct Search {
     num_steps: AtomicU64,
     num_tokens: AtomicU64,
     num_preemptions: AtomicU64,
+    num_host_hit_tokens: AtomicU64,
     /// The smallest seed that is known to fail.
     failing_seed: Mutex<Option<u64>>,
 }
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         num_steps: AtomicU64::new(0),
         num_tokens: AtomicU64::new(0),
         num_preemptions: AtomicU64::new(0),
+        num_host_hit_tokens: AtomicU64::new(0),
         failing_seed: Mutex::new(None),
     };
     std::thread::scope(|scope| {
@@ -61,13 +63,15 @@ fn main() -> ExitCode {
     }
     let total = |count: &AtomicU64| count.load(Ordering::Relaxed);
     println!(
-        "{} steps of {} scenarios (seeds {first_seed} to {}) in {:.1} s: {} tokens, {} preemptions, no violation",
+        "{} steps of {} scenarios (seeds {first_seed} to {}) in {:.1} s: {} tokens, {} preemptions, {} tokens copied back from the \
+         host, no violation",
         total(&search.num_steps),
         total(&search.next_seed) - first_seed,
         total(&search.next_seed) - 1,
         start.elapsed().as_secs_f64(),
         total(&search.num_tokens),
         total(&search.num_preemptions),
+        total(&search.num_host_hit_tokens),
     );
     ExitCode::SUCCESS
 }
@@ -102,6 +106,7 @@ impl Search {
                     self.num_steps.fetch_add(report.stats.steps, Ordering::Relaxed);
                     self.num_tokens.fetch_add(report.stats.output_tokens, Ordering::Relaxed);
                     self.num_preemptions.fetch_add(report.stats.preemptions, Ordering::Relaxed);
+                    self.num_host_hit_tokens.fetch_add(report.stats.host_hit_tokens, Ordering::Relaxed);
                 }
                 Err(_) => {
                     let mut failing = self.failing_seed.lock().expect("no thread panics");

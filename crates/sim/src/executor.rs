@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serving_types::{
-    Batch, BatchOutput, BlockId, Executor, ExecutorError, ExecutorLimits, InFlight, MemoryEntry, PositionLogprobs, Row,
-    RowFault, RowInput, RowOutput, RowSlot, SamplingParams, StepId, TokenId,
+    Batch, BatchOutput, BlockId, Executor, ExecutorError, ExecutorLimits, HostBlockId, HostCopy, InFlight, MemoryEntry,
+    PositionLogprobs, Row, RowFault, RowInput, RowOutput, RowSlot, SamplingParams, StepId, TokenId,
 };
 
 use crate::shadow::{ReadError, ShadowKv};
@@ -72,6 +72,8 @@ struct Flight {
     result: Result<BatchOutput, ExecutorError>,
     /// Blocks of the tables of its rows, with the owners of those.
     named: BTreeSet<(BlockId, u64)>,
+    /// Blocks of the host's pool that its copies name.
+    named_by_copies: BTreeSet<HostBlockId>,
     /// Owner of each row.
     owners: Vec<u64>,
 }
@@ -85,7 +87,7 @@ impl FakeExecutor {
             model,
             limits,
             faults,
-            kv: ShadowKv::new(model, limits.num_blocks, limits.block_size),
+            kv: ShadowKv::new(model, &limits),
             slots: (0..limits.max_batch_rows).map(|_| None).collect(),
             next_owner: 0,
             in_flight: VecDeque::new(),
@@ -211,6 +213,37 @@ impl FakeExecutor {
         output.rows.push(result);
     }
 
+    /// Copies blocks to and from the host's pool. A copy to a block that a step in flight names, or two copies under way with
+    /// one host block, would meet on a device that copies beside its steps. Returns the host blocks.
+    fn copy_between_pools(&mut self, batch: &Batch, is_lost: bool) -> BTreeSet<HostBlockId> {
+        let step = batch.step;
+        let mut named = BTreeSet::new();
+        let mut written = BTreeSet::new();
+        for &copy in &batch.host_copies {
+            let (HostCopy::Fetch { from: host, .. } | HostCopy::Offload { to: host, .. }) = copy;
+            let is_free = self.in_flight.iter().all(|flight| !flight.named_by_copies.contains(&host));
+            assert!(is_free, "step {step}: host block {host} is copied while a copy of a step in flight names it");
+            assert!(named.insert(host), "step {step}: host block {host} is named by two copies");
+            match copy {
+                HostCopy::Fetch { to, .. } => {
+                    let is_named = |flight: &Flight| flight.named.range((to, 0)..=(to, u64::MAX)).next().is_some();
+                    let is_free = !self.in_flight.iter().any(is_named);
+                    assert!(is_free, "step {step}: block {to} is overwritten while a step in flight names it");
+                    written.insert(to);
+                }
+                HostCopy::Offload { from, .. } => {
+                    assert!(!written.contains(&from), "step {step}: block {from} is read and written by copies");
+                }
+            }
+            if is_lost {
+                self.kv.poison_copied(copy);
+            } else {
+                self.kv.copy_host(copy);
+            }
+        }
+        named
+    }
+
     fn check_row(&self, batch: &Batch, row: &Row) {
         let slot = self.slots[row.slot.0 as usize].as_ref().expect("a row's slot was opened");
         assert!(row.num_tokens() > 0, "a row has tokens");
@@ -233,15 +266,23 @@ impl FakeExecutor {
         }
     }
 
-    /// No two rows of a batch write one block.
+    /// No two rows of a batch write one block, and none writes what a copy to the host reads.
     fn check_writes(&self, batch: &Batch) {
-        let mut written = BTreeSet::new();
+        let copied = batch.host_copies.iter().filter_map(|copy| match copy {
+            HostCopy::Fetch { .. } => None,
+            HostCopy::Offload { from, .. } => Some(*from),
+        });
+        let mut written: BTreeSet<BlockId> = copied.collect();
         for row in &batch.rows {
             let slot = self.slots[row.slot.0 as usize].as_ref().expect("checked");
             let first = (row.start / self.limits.block_size) as usize;
             let last = ((row.start + row.num_tokens() - 1) / self.limits.block_size) as usize;
             for block in &slot.table[first..=last] {
-                assert!(written.insert(*block), "step {}: block {block} is written twice", batch.step);
+                assert!(
+                    written.insert(*block),
+                    "step {}: block {block} is written twice, or while it is copied",
+                    batch.step
+                );
             }
         }
     }
@@ -263,7 +304,10 @@ impl Executor for FakeExecutor {
     }
 
     fn memory(&self) -> Vec<MemoryEntry> {
-        vec![MemoryEntry { name: "shadow kv".into(), bytes: u64::from(self.limits.num_blocks) }]
+        vec![MemoryEntry {
+            name: "shadow kv".into(),
+            bytes: u64::from(self.limits.num_blocks + self.limits.num_host_blocks),
+        }]
     }
 
     fn launch(&mut self, batch: &Batch) -> Result<InFlight, ExecutorError> {
@@ -277,6 +321,7 @@ impl Executor for FakeExecutor {
         let fails_launch = self.faults.fails_launch(step);
         let is_lost = fails_launch || self.faults.fails_finish(step);
 
+        let named_by_copies = self.copy_between_pools(batch, is_lost);
         for copy in &batch.copies {
             self.kv.copy(copy.from, copy.to);
         }
@@ -293,7 +338,7 @@ impl Executor for FakeExecutor {
         let failure = ExecutorError::Step("a fake step failure".into());
         let result = if is_lost { Err(failure) } else { Ok(output) };
         let (named, owners) = (self.named_blocks(batch), self.owners(batch));
-        self.in_flight.push_back(Flight { step, result, named, owners });
+        self.in_flight.push_back(Flight { step, result, named, named_by_copies, owners });
         Ok(InFlight::new(step))
     }
 

@@ -200,6 +200,7 @@ impl Run {
 const LIMITS: ExecutorLimits = ExecutorLimits {
     block_size: 16,
     num_blocks: NUM_POOL_SLOTS / 16,
+    num_host_blocks: 0,
     max_batch_tokens: 2048,
     max_batch_rows: 512,
     max_model_len: MAX_CHAT_TOKENS,

@@ -74,6 +74,8 @@ struct Run<'a> {
     transcripts: BTreeMap<RequestId, Transcript>,
     /// Cancels of clients that have just seen enough.
     reactions: Vec<Command>,
+    /// Tokens computed until now.
+    num_tokens: u64,
     /// When the last step that could fail was finished.
     calm_since: Option<Timestamp>,
     /// Steps that may still be taken, once all have come and nothing fails any more.
@@ -133,6 +135,7 @@ impl<'a> Run<'a> {
             agenda,
             transcripts,
             reactions,
+            num_tokens: 0,
             calm_since: None,
             steps_left: None,
         }
@@ -168,7 +171,10 @@ impl<'a> Run<'a> {
     /// Lets the time of a step pass. Once nothing fails any more and nobody comes any more, counts down.
     fn finish_step(&mut self) {
         let num_steps = self.core.stats().steps;
-        self.now = self.now.after(self.scenario.faults.step_time(StepId(num_steps)));
+        let num_tokens = self.core.stats().computed_tokens;
+        let num_new_tokens = (num_tokens - core::mem::replace(&mut self.num_tokens, num_tokens)) as u32;
+        let step_time = self.scenario.faults.step_time(StepId(num_steps));
+        self.now = self.now.after(step_time + self.scenario.token_time * num_new_tokens);
         if self.calm_since.is_none() && self.scenario.faults.is_calm(StepId(num_steps)) {
             self.calm_since = Some(self.now);
         }

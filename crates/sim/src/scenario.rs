@@ -19,6 +19,8 @@ pub struct Scenario {
     pub config: EngineConfig,
     /// What goes wrong.
     pub faults: Faults,
+    /// What each computed token adds to the virtual time of a step.
+    pub token_time: Duration,
     /// Who comes when.
     pub requests: Vec<SimRequest>,
     /// When the prefix cache is cleared.
@@ -71,6 +73,7 @@ pub fn small_limits() -> ExecutorLimits {
     ExecutorLimits {
         block_size: 4,
         num_blocks: 64,
+        num_host_blocks: 0,
         max_batch_tokens: 32,
         max_batch_rows: 8,
         max_model_len: 200,
@@ -89,6 +92,7 @@ impl Scenario {
             limits,
             config: EngineConfig::default(),
             faults: Faults::default(),
+            token_time: Duration::ZERO,
             requests,
             clears: Vec::new(),
             drain: None,

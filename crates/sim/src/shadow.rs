@@ -1,7 +1,9 @@
 //! KV memory that remembers: for each slot of each block, the token whose KV it holds and a hash of all tokens before it.
 //! Knows no request; it is told who reads and writes.
 
-use serving_types::{BlockId, TokenId};
+use std::ops::Range;
+
+use serving_types::{BlockId, ExecutorLimits, HostBlockId, HostCopy, TokenId};
 
 use crate::FakeModel;
 
@@ -35,11 +37,15 @@ pub(crate) struct ShadowKv {
     model: FakeModel,
     block_size: u32,
     slots: Vec<Kv>,
+    /// Those of the host's pool.
+    host: Vec<Kv>,
 }
 
 impl ShadowKv {
-    pub(crate) fn new(model: FakeModel, num_blocks: u32, block_size: u32) -> Self {
-        Self { model, block_size, slots: vec![Kv::Unwritten; num_blocks as usize * block_size as usize] }
+    pub(crate) fn new(model: FakeModel, limits: &ExecutorLimits) -> Self {
+        let unwritten = |num_blocks: u32| vec![Kv::Unwritten; num_blocks as usize * limits.block_size as usize];
+        let (slots, host) = (unwritten(limits.num_blocks), unwritten(limits.num_host_blocks));
+        Self { model, block_size: limits.block_size, slots, host }
     }
 
     /// Reads the first `num_tokens` positions of a table, each checked to follow from the one before. Returns the hash of
@@ -94,6 +100,43 @@ impl ShadowKv {
         let size = self.block_size as usize;
         let (from, to) = (from.0 as usize * size, to.0 as usize * size);
         self.slots.copy_within(from..from + size, to);
+    }
+
+    /// Copies a block whole from one pool to the other.
+    pub(crate) fn copy_host(&mut self, copy: HostCopy) {
+        match copy {
+            HostCopy::Fetch { from, to } => {
+                let (from, to) = (self.host_range(from), self.range(to));
+                self.slots[to].copy_from_slice(&self.host[from]);
+            }
+            HostCopy::Offload { from, to } => {
+                let (from, to) = (self.range(from), self.host_range(to));
+                self.host[to].copy_from_slice(&self.slots[from]);
+            }
+        }
+    }
+
+    /// Spoils what such a copy writes, as a failed step does.
+    pub(crate) fn poison_copied(&mut self, copy: HostCopy) {
+        match copy {
+            HostCopy::Fetch { to, .. } => {
+                let to = self.range(to);
+                self.slots[to].fill(Kv::Poison);
+            }
+            HostCopy::Offload { to, .. } => {
+                let to = self.host_range(to);
+                self.host[to].fill(Kv::Poison);
+            }
+        }
+    }
+
+    fn range(&self, block: BlockId) -> Range<usize> {
+        let size = self.block_size as usize;
+        block.0 as usize * size..(block.0 as usize + 1) * size
+    }
+
+    fn host_range(&self, block: HostBlockId) -> Range<usize> {
+        self.range(BlockId(block.0))
     }
 
     fn place(&self, block: BlockId, position: u32) -> usize {

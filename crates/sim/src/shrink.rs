@@ -7,7 +7,7 @@ use serving_types::{SamplingParams, Timestamp};
 use crate::{Scenario, SimRequest};
 
 /// Changes that make a scenario simpler. Each returns whether it changed anything.
-const SIMPLER_RUN: [fn(&mut Scenario) -> bool; 11] = [
+const SIMPLER_RUN: [fn(&mut Scenario) -> bool; 12] = [
     |run| clear(&mut run.faults.launch_failure),
     |run| clear(&mut run.faults.finish_failure),
     |run| clear(&mut run.faults.row_fault),
@@ -17,6 +17,7 @@ const SIMPLER_RUN: [fn(&mut Scenario) -> bool; 11] = [
     |run| clear(&mut run.faults.faulty_step),
     |run| clear(&mut run.drain),
     |run| clear(&mut run.clears),
+    |run| clear(&mut run.limits.num_host_blocks),
     |run| core::mem::replace(&mut run.limits.max_steps_in_flight, 1) != 1,
     |run| run.limits.max_batch_rows > 1 && reduce(&mut run.limits.max_batch_rows, 1),
 ];

@@ -43,9 +43,19 @@ impl Scenario {
             }
         }
         let drain = (drain > 0).then(|| (Timestamp(0).after(ms(random.pick(0..=60))), ms(random.pick(0..=60))));
-        let mut scenario = Self { model_seed: seed, limits, config, faults, requests, clears: Vec::new(), drain };
+        let mut scenario = Self {
+            model_seed: seed,
+            limits,
+            config,
+            faults,
+            token_time: Duration::ZERO,
+            requests,
+            clears: Vec::new(),
+            drain,
+        };
         scenario.add_trouble(&mut Random::new(mix(seed, 1)));
         scenario.add_hurry(&mut Random::new(mix(seed, 2)));
+        scenario.add_host_pool(&mut Random::new(mix(seed, 3)));
         scenario
     }
 
@@ -105,6 +115,15 @@ impl Scenario {
         }
     }
 
+    /// A pool of blocks in host memory: none, a few, or more than the device has. Mostly it is quicker to copy than to compute.
+    fn add_host_pool(&mut self, random: &mut Random) {
+        if random.chance(400) {
+            let most = if random.chance(500) { 8 } else { 3 * self.limits.num_blocks };
+            self.limits.num_host_blocks = random.pick(1..=most);
+            self.token_time = Duration::from_micros(u64::from(random.pick(0..=100)));
+        }
+    }
+
     /// The request as a later turn of an earlier one's conversation, or that one again: it comes back to what was computed
     /// long ago.
     fn next_turn(&self, random: &mut Random, request: SimRequest) -> SimRequest {
@@ -127,6 +146,7 @@ fn random_limits(random: &mut Random) -> ExecutorLimits {
     ExecutorLimits {
         block_size,
         num_blocks,
+        num_host_blocks: 0,
         max_batch_tokens: random.pick(1..=48),
         max_batch_rows: random.pick(1..=12),
         max_model_len,

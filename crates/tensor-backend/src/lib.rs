@@ -31,7 +31,7 @@ pub use rope::RotaryFrequencies;
 pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
 
 use core::ops::Range;
-use serving_types::{BatchOutput, BlockCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
+use serving_types::{BatchOutput, BlockCopy, HostCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
 
 /// A device: memory of a few opaque kinds, and the ops on it.
 ///
@@ -47,6 +47,8 @@ pub trait Backend: Sized + Send {
     type Weight: Send;
     /// The KV pool of all layers.
     type Kv: Send;
+    /// The host's KV pool of all layers.
+    type HostKv: Send;
     /// Device mirror of [`StepInputs`], and the persistent block table of each row slot.
     type Inputs: Send;
     /// Sampling state of each row slot: parameters, penalty history, last sampled token.
@@ -137,6 +139,13 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// Out of memory, or an unsupported element.
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Self::Kv, Self::Error>;
+
+    /// The KV pool in host memory, for as many blocks as the layout says; it takes [`KvLayout::total_bytes`], which
+    /// are not counted as the device's.
+    ///
+    /// # Errors
+    /// Out of memory, or an unsupported element.
+    fn alloc_host_kv(&mut self, layout: &KvLayout) -> Result<Self::HostKv, Self::Error>;
 
     // Per-step state
 
@@ -304,6 +313,18 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// The op could not be enqueued.
     fn copy_blocks(&mut self, kv: &mut Self::Kv, copies: &[BlockCopy]) -> Result<(), Self::Error>;
+
+    /// Copies whole blocks, all layers, between a pool and the host's of the same shape of block, in the order given, after
+    /// the ops enqueued before and before those after.
+    ///
+    /// # Errors
+    /// The op could not be enqueued.
+    fn copy_host_blocks(
+        &mut self,
+        kv: &mut Self::Kv,
+        host: &mut Self::HostKv,
+        copies: &[HostCopy],
+    ) -> Result<(), Self::Error>;
 }
 
 /// Sizes of a [`Backend::Sampler`].

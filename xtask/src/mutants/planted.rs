@@ -22,7 +22,7 @@ impl PlantedBug {
     }
 }
 
-pub(super) const PLANTED: [PlantedBug; 14] = [
+pub(super) const PLANTED: [PlantedBug; 18] = [
     PlantedBug {
         name: "a release is skipped",
         file: "crates/scheduler/src/scheduler.rs",
@@ -101,6 +101,36 @@ pub(super) const PLANTED: [PlantedBug; 14] = [
         file: "crates/scheduler/src/complete.rs",
         sound: "if running.num_matched > 0 {",
         broken: "if false && running.num_matched > 0 {",
+    },
+    PlantedBug {
+        name: "the copy back from the host is skipped",
+        file: "crates/scheduler/src/plan.rs",
+        sound: "self.kv.drain_copies(|copy| plan.batch.host_copies.push(host_copy(copy)));",
+        broken: "self.kv.drain_copies(|copy| {
+            if let TierCopy::Offload { .. } = copy {
+                plan.batch.host_copies.push(host_copy(copy));
+            }
+        });",
+    },
+    PlantedBug {
+        name: "a host block is reused while a copy reads it",
+        file: "crates/kv-paging/src/host.rs",
+        sound: "        self.blocks[block.at()].busy_end = busy_end;
+        self.enter_transit(block, busy_end);",
+        broken: "        let _ = (block, busy_end);",
+    },
+    PlantedBug {
+        name: "a copy to the host counts before its step is done",
+        file: "crates/kv-paging/src/host.rs",
+        sound: "self.blocks[block.at()] = HostBlock { node: Some(node), busy_end, is_filled: false, rank };",
+        broken: "self.blocks[block.at()] = HostBlock { node: Some(node), busy_end, is_filled: true, rank };",
+    },
+    PlantedBug {
+        name: "a copy to the host by a failed step counts",
+        file: "crates/kv-paging/src/promises.rs",
+        sound: "                self.give_up_offloads();
+",
+        broken: "",
     },
     PlantedBug {
         name: "a deadline passes unseen",

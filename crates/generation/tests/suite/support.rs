@@ -40,6 +40,7 @@ impl Default for Setup {
         let limits = ExecutorLimits {
             block_size: 4,
             num_blocks: 2048,
+            num_host_blocks: 0,
             max_batch_tokens: 256,
             max_batch_rows: 64,
             max_model_len: 4096,

@@ -2,8 +2,8 @@
 //! stays its own.
 
 use backend_cpu::Precision;
-use model_runner::Checkpoint;
-use serving_types::{BlockId, CopyId, RowFault, SamplingParams, TokenId};
+use model_runner::{Checkpoint, RunnerConfig};
+use serving_types::{BlockId, CopyId, HostBlockId, HostCopy, RowFault, SamplingParams, TokenId};
 
 use crate::{
     driver::{Ask, Driver, Position, Sequence, runner_config},
@@ -153,6 +153,36 @@ fn a_copied_block_reads_as_its_source_and_then_goes_its_own_way() {
     for (row, expected) in expected.iter().enumerate() {
         assert_eq!(&driver.positions(row), expected);
     }
+}
+
+#[test]
+fn a_block_that_comes_back_from_the_host_reads_as_it_did() {
+    let tiny = Tiny::read(MODEL);
+    let config = RunnerConfig { num_host_blocks: 3, ..runner_config() };
+    let mut driver = Driver::new(Precision::Exact, &tiny.checkpoint(), &config);
+    let (prompt, branch) = (tokens(8, 32), tokens(9, 9));
+    let whole = [prompt.as_slice(), &branch].concat();
+    let expected = driver.score(0, &whole, whole.len(), 1)[prompt.len()..].to_vec();
+
+    let greedy = SamplingParams::default();
+    let mut sequence = driver.open(1, &prompt, &greedy);
+    driver.row(&mut sequence, &prompt, Ask::default());
+    driver.run();
+    let host = [2, 0].map(HostBlockId);
+    for (&from, to) in sequence.blocks.iter().zip(host) {
+        driver.host_copy(HostCopy::Offload { from, to });
+    }
+    driver.run();
+    // The step that reads the new blocks brings them back.
+    sequence.blocks = host.map(|_| driver.take_block()).to_vec();
+    for (from, &to) in host.into_iter().zip(&sequence.blocks) {
+        driver.host_copy(HostCopy::Fetch { from, to });
+    }
+    let mut moved = driver.open(2, &prompt, &greedy);
+    (moved.len, moved.blocks) = (sequence.len, sequence.blocks);
+    driver.row(&mut moved, &branch, Ask { score: Some((0, &branch[1..])), num_top: 1, sample: false });
+    driver.run();
+    assert_eq!(driver.positions(0), expected);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use model_runner::{Checkpoint, ModelRunner, Recording, RunnerConfig};
 use serving_types::{
-    Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, OpenSlot, PositionLogprobs, Row, RowInput, RowSlot,
-    SamplingParams, Score, StepId, TokenId,
+    Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, HostCopy, OpenSlot, PositionLogprobs, Row, RowInput,
+    RowSlot, SamplingParams, Score, StepId, TokenId,
 };
 use tensor_backend::{Backend, Element};
 
@@ -15,6 +15,7 @@ pub(crate) fn runner_config() -> RunnerConfig {
     RunnerConfig {
         block_size: 16,
         num_blocks: 64,
+        num_host_blocks: 0,
         kv_element: Element::F32,
         max_model_len: 128,
         max_batch_tokens: 128,
@@ -119,6 +120,11 @@ impl<B: Backend> Driver<B> {
     /// Copies a block before the next step's rows.
     pub(crate) fn copy(&mut self, id: u64, from: BlockId, to: BlockId) {
         self.batch.copies.push(BlockCopy { id: CopyId(id), from, to });
+    }
+
+    /// Copies a block to or from the host's pool before the next step's rows.
+    pub(crate) fn host_copy(&mut self, copy: HostCopy) {
+        self.batch.host_copies.push(copy);
     }
 
     /// A block that no sequence has.

@@ -2,7 +2,7 @@
 
 use core::slice;
 
-use serving_types::{BlockCopy, BlockId, CopyId};
+use serving_types::{BlockCopy, BlockId, CopyId, HostBlockId, HostCopy};
 
 use super::Options;
 use super::fixture::{
@@ -354,23 +354,8 @@ fn check_rope_append_of<B: Backend>(
 pub fn check_block_copies<B: Backend>(backend: &mut B, options: &Options) {
     for &element in &options.kv_elements {
         for shape in ATTENTION {
-            // The second row only makes the pool larger; its blocks become the copies.
-            let context = shape.block_size + 9;
-            let scene = Scene::new(
-                shape,
-                &[(context, 2), (context + shape.block_size, 2)],
-                element,
-                backend.activation_element(),
-            );
-            let mut device = scene.set_up(backend, 0);
+            let (scene, mut device) = scene_of_copies(backend, shape, element);
             let row = &scene.rows[0];
-            // All layers hold the same context, appended layer by layer.
-            let before = RowSpec { start: 0, tokens: vec![0; row.start], ..row.clone() };
-            for layer in 1..NUM_LAYERS {
-                let values = &scene.contexts[0][..row.start * scene.cols()];
-                device.layer = layer;
-                scene.append(backend, &mut device, slice::from_ref(&before), values);
-            }
             let targets = &scene.rows[1].blocks;
             let spare = targets[row.blocks.len()];
             let mut copies = Vec::new();
@@ -382,15 +367,63 @@ pub fn check_block_copies<B: Backend>(backend: &mut B, options: &Options) {
                 }
             }
             backend.copy_blocks(&mut device.kv, &copies).expect("copies");
-            let moved = RowSpec { blocks: targets[..row.blocks.len()].to_vec(), ..row.clone() };
-            for layer in 0..NUM_LAYERS {
-                device.layer = layer;
-                let what = format!("copied blocks, {element:?}, {shape:?}, layer {layer}");
-                let copied = scene.attend(backend, &mut device, &[(0, moved.clone())]);
-                assert_close(&what, &copied, &scene.expected(0), options.float_tolerance);
-                let original = scene.attend(backend, &mut device, &[(0, row.clone())]);
-                assert_same(&what, &copied, &original, options.bitwise_rows, options.float_tolerance);
-            }
+            check_moved(backend, options, &scene, &mut device, "copied blocks");
         }
+    }
+}
+
+/// Blocks that went to the host's pool and came back to other places: a row that moves there attends as before.
+///
+/// # Panics
+/// If a check fails.
+pub fn check_host_copies<B: Backend>(backend: &mut B, options: &Options) {
+    for &element in &options.kv_elements {
+        for shape in ATTENTION {
+            let (scene, mut device) = scene_of_copies(backend, shape, element);
+            let (blocks, targets) = (&scene.rows[0].blocks, &scene.rows[1].blocks);
+            // Another number of blocks than the pool has, filled from the end.
+            let num_host_blocks = blocks.len() + 2;
+            let layout = KvLayout { num_blocks: num_host_blocks, ..scene.layout() };
+            let mut host = backend.alloc_host_kv(&layout).expect("the host's KV pool");
+            let place = |nth: usize| HostBlockId((num_host_blocks - 1 - nth) as u32);
+            let offload = |(nth, &from): (usize, &u32)| HostCopy::Offload { from: BlockId(from), to: place(nth) };
+            let offloads: Vec<HostCopy> = blocks.iter().enumerate().map(offload).collect();
+            let fetch = |(nth, &to): (usize, &u32)| HostCopy::Fetch { from: place(nth), to: BlockId(to) };
+            let fetches: Vec<HostCopy> = targets[..blocks.len()].iter().enumerate().map(fetch).collect();
+            backend.copy_host_blocks(&mut device.kv, &mut host, &offloads).expect("copies to the host");
+            backend.copy_host_blocks(&mut device.kv, &mut host, &fetches).expect("copies from the host");
+            check_moved(backend, options, &scene, &mut device, "blocks by way of the host");
+        }
+    }
+}
+
+/// Two rows, of which the second only makes the pool larger; its blocks are what the first one's are copied to. All layers
+/// hold the same context, appended layer by layer.
+fn scene_of_copies<B: Backend>(backend: &mut B, shape: AttentionShape, element: Element) -> (Scene, Device<B>) {
+    let context = shape.block_size + 9;
+    let steps = [(context, 2), (context + shape.block_size, 2)];
+    let scene = Scene::new(shape, &steps, element, backend.activation_element());
+    let mut device = scene.set_up(backend, 0);
+    let row = &scene.rows[0];
+    let before = RowSpec { start: 0, tokens: vec![0; row.start], ..row.clone() };
+    for layer in 1..NUM_LAYERS {
+        let values = &scene.contexts[0][..row.start * scene.cols()];
+        device.layer = layer;
+        scene.append(backend, &mut device, slice::from_ref(&before), values);
+    }
+    (scene, device)
+}
+
+/// The first row attends in the second one's blocks as in its own.
+fn check_moved<B: Backend>(backend: &mut B, options: &Options, scene: &Scene, device: &mut Device<B>, what: &str) {
+    let row = &scene.rows[0];
+    let moved = RowSpec { blocks: scene.rows[1].blocks[..row.blocks.len()].to_vec(), ..row.clone() };
+    for layer in 0..NUM_LAYERS {
+        device.layer = layer;
+        let what = format!("{what}, {:?}, {:?}, layer {layer}", scene.element, scene.shape);
+        let copied = scene.attend(backend, device, &[(0, moved.clone())]);
+        assert_close(&what, &copied, &scene.expected(0), options.float_tolerance);
+        let original = scene.attend(backend, device, &[(0, row.clone())]);
+        assert_same(&what, &copied, &original, options.bitwise_rows, options.float_tolerance);
     }
 }

@@ -17,6 +17,7 @@ pub fn check_memory<B: Backend>(backend: &mut B, options: &Options) {
     for &element in &options.kv_elements {
         let layout = KvLayout { num_layers: 3, num_blocks: 5, block_size: 7, num_kv_heads: 3, head_dim: 10, element };
         measured(backend, "a KV pool", layout.total_bytes(), |backend| backend.alloc_kv(&layout));
+        measured(backend, "the host's KV pool", 0, |backend| backend.alloc_host_kv(&layout));
     }
     for (max_tokens, max_slots, max_blocks_per_slot, max_jobs) in [(1, 1, 1, 1), (100, 7, 33, 107), (3, 64, 1, 5)] {
         let limits = InputLimits { max_blocks_per_slot, ..input_limits(max_tokens, max_slots, max_jobs) };

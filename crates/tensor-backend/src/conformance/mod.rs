@@ -16,7 +16,7 @@ mod rows;
 mod sampling;
 pub mod shapes;
 
-pub use attention::{check_attention, check_block_copies, check_rope_append};
+pub use attention::{check_attention, check_block_copies, check_host_copies, check_rope_append};
 pub use memory::check_memory;
 pub use products::{check_branch_ends, check_gated_products, check_products, check_special_values};
 pub use rows::{check_buffers, check_embeddings, check_gather, check_norms};
@@ -59,6 +59,7 @@ pub fn check_all<B: Backend>(backend: &mut B, options: &Options) {
     check_rope_append(backend, options);
     check_attention(backend, options);
     check_block_copies(backend, options);
+    check_host_copies(backend, options);
     check_choices(backend, options);
     check_scores(backend, options);
     check_faults(backend, options);
