@@ -44,6 +44,7 @@ macro_rules! every_topic {
             [
                 check_attention,
                 check_block_copies,
+                check_host_copies,
                 check_buffers,
                 check_choices,
                 check_embeddings,

@@ -71,6 +71,7 @@ tests! {
     check_rope_append
     check_attention
     check_block_copies
+    check_host_copies
     check_choices
     check_scores
     check_faults
