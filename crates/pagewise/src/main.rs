@@ -21,6 +21,7 @@ mod serve;
 mod settings;
 mod talk;
 mod target;
+mod text_file;
 mod wiring;
 
 use std::ffi::OsString;

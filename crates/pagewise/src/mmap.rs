@@ -19,14 +19,15 @@ impl MappedFile {
     /// The file cannot be opened, is no regular file, or is empty.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let open = || -> Result<Mmap> {
-            let file = File::open(path)?;
-            let metadata = file.metadata()?;
+            // Before it is opened: opening a named pipe waits for somebody to write to it.
+            let metadata = std::fs::metadata(path)?;
             if !metadata.is_file() {
                 bail!("it is not a regular file");
             }
             if metadata.len() == 0 {
                 bail!("it is empty");
             }
+            let file = File::open(path)?;
             // SAFETY: The bytes of a map change if another process writes to the file, and reading past the end of a file
             // that shrank ends the process. No program can exclude either for files of other owners. We ask of operators
             // not to change model files in use, as every loader that maps does; our own `pull` never writes to a file in
@@ -62,5 +63,9 @@ mod tests {
         assert!(refused(&path).ends_with("file: it is empty"));
         assert!(refused(folder.path()).ends_with("it is not a regular file"));
         assert!(refused(&folder.path().join("none")).contains("none: No such file"));
+        // Nobody writes to it, so that opening it would wait for ever.
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        assert!(refused(&pipe).ends_with("it is not a regular file"));
     }
 }

@@ -13,6 +13,7 @@ use crate::cache::ModelCache;
 use crate::cli::LoadFormat;
 use crate::mmap::MappedFile;
 use crate::pull::{DEMO_FILE, DEMO_MODEL};
+use crate::text_file;
 
 /// An opened model.
 pub(crate) struct ModelFiles {
@@ -103,7 +104,7 @@ impl ModelFiles {
         match &self.kind {
             Kind::Gguf { gguf, .. } => Ok(GenerationDefaults::from_gguf(gguf)?),
             Kind::Folder { path, .. } => {
-                let json = read_if_there(&path.join("generation_config.json"))?;
+                let json = text_file::read_if_there(&path.join("generation_config.json"))?;
                 Ok(json.map(|json| GenerationDefaults::from_json(&json)).transpose()?.unwrap_or_default())
             }
         }
@@ -168,7 +169,7 @@ fn open_folder(path: &Path, load_format: LoadFormat) -> Result<Kind> {
 
 /// The architecture is judged first: an unknown one is refused as such, and not for the first of its unknown fields.
 fn read_config(path: &Path) -> Result<ModelConfig> {
-    let json = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let json = text_file::read(path)?;
     let read = || -> Result<ModelConfig> {
         check_architecture(&ModelConfig::architecture_from_json(&json)?, ConfigSource::HuggingFace)?;
         Ok(ModelConfig::from_json(&json)?)
@@ -178,7 +179,7 @@ fn read_config(path: &Path) -> Result<ModelConfig> {
 
 fn open_shards(folder: &Path) -> Result<Vec<(Safetensors, MappedFile)>> {
     const INDEX: &str = "model.safetensors.index.json";
-    let Some(json) = read_if_there(&folder.join(INDEX))? else {
+    let Some(json) = text_file::read_if_there(&folder.join(INDEX))? else {
         return Ok(vec![open_shard(&folder.join("model.safetensors"))?]);
     };
     let index =
@@ -200,22 +201,14 @@ fn open_shard(path: &Path) -> Result<(Safetensors, MappedFile)> {
 
 fn folder_text_parts(folder: &Path) -> Result<Option<TextParts>> {
     let path = folder.join("tokenizer.json");
-    let Some(json) = read_if_there(&path)? else { return Ok(None) };
-    let config = read_if_there(&folder.join("tokenizer_config.json"))?;
+    let Some(json) = text_file::read_if_there(&path)? else { return Ok(None) };
+    let config = text_file::read_if_there(&folder.join("tokenizer_config.json"))?;
     let tokenizer = Tokenizer::from_json(json.as_bytes(), config.as_deref())
         .with_context(|| format!("cannot use {}", path.display()))?;
-    let template = match (read_if_there(&folder.join("chat_template.jinja"))?, &config) {
+    let template = match (text_file::read_if_there(&folder.join("chat_template.jinja"))?, &config) {
         (Some(source), _) => Some(ChatTemplate::new(&source, &tokenizer)?),
         (None, Some(config)) => ChatTemplate::from_tokenizer_config(config, &tokenizer)?,
         (None, None) => None,
     };
     Ok(Some(TextParts { tokenizer: Arc::new(tokenizer), template }))
-}
-
-fn read_if_there(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
 }
