@@ -75,7 +75,7 @@ pub(crate) fn open(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Ope
 /// A machine without a GPU is nothing to warn of; one whose GPU cannot be used is.
 fn open_cpu_instead(args: &EngineArgs, reason: CudaError) -> Result<Opened> {
     let no_gpu = matches!(reason, CudaError::NoDriver | CudaError::NoDevice);
-    let reason = format!("{:#}", anyhow::Error::from(reason));
+    let reason = output::explain(&reason.into());
     if !no_gpu {
         output::note(format_args!("warning: the GPU is not used: {reason}"));
     }

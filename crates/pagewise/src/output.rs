@@ -38,7 +38,35 @@ pub(crate) fn print_line(text: impl fmt::Display) -> Result<()> {
     print(format_args!("{text}\n"))
 }
 
+/// An error and its causes in one line. Some messages end with their cause, which is not said again.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
 /// Writes a line to stderr, if anybody listens.
 pub(crate) fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let check = |error: anyhow::Error, expected: &str| assert_eq!(explain(&error), expected);
+        check(anyhow!("refused"), "refused");
+        check(anyhow!("refused").context("cannot connect"), "cannot connect: refused");
+        check(anyhow!("refused").context("cannot connect: refused"), "cannot connect: refused");
+        check(anyhow!("refused").context("connect").context("connect").context("cannot"), "cannot: connect: refused");
+    }
 }
