@@ -18,8 +18,10 @@ use crate::{output, progress, report};
 pub(crate) struct Started {
     pub(crate) engine: Engine,
     pub(crate) settings: Settings,
-    /// The device, for people.
+    /// The device: "cpu, 2 threads, avx2", "cuda:0 …".
     pub(crate) device: String,
+    /// Why the flags' `auto` did not become a GPU.
+    not_on_gpu: Option<String>,
     pub(crate) files: ModelFiles,
     config: ModelConfig,
 }
@@ -40,9 +42,9 @@ pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
     }?;
     let config = checkpoint.config().clone();
     drop(checkpoint);
-    let Loaded { executor, settings, device } = loaded;
+    let Loaded { executor, settings, device, not_on_gpu } = loaded;
     let core = EngineCore::new(executor, settings.engine)?;
-    Ok(Started { engine: Engine::spawn(core), settings, device, files, config })
+    Ok(Started { engine: Engine::spawn(core), settings, device, not_on_gpu, files, config })
 }
 
 /// A model on its device.
@@ -50,6 +52,7 @@ struct Loaded {
     executor: Box<dyn Executor>,
     settings: Settings,
     device: String,
+    not_on_gpu: Option<String>,
 }
 
 fn load<B: Backend + 'static>(
@@ -68,10 +71,7 @@ fn load<B: Backend + 'static>(
     let runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
         .with_context(|| format!("cannot load {name}"))?;
     bar.finish_and_clear();
-    let mut device = runner.describe_device();
-    if let Some(reason) = &offer.not_on_gpu {
-        device = format!("{device} (no GPU: {reason})");
-    }
+    let device = runner.describe_device();
     let memory = runner.memory();
     if let Some(share_bytes) = offer.memory.share_bytes().filter(|_| args.kv_cache_memory_bytes.is_none())
         && memory.iter().map(|entry| entry.bytes).sum::<u64>() > share_bytes
@@ -82,15 +82,16 @@ fn load<B: Backend + 'static>(
             report::ledger(memory.iter().map(|entry| (&*entry.name, entry.bytes)))
         );
     }
-    Ok(Loaded { executor: Box::new(runner), settings, device })
+    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu: offer.not_on_gpu.clone() })
 }
 
 impl Started {
     /// What was resolved, and the memory ledger.
     pub(crate) fn describe(&self) -> String {
         let limits = self.engine.limits();
+        let no_gpu = self.not_on_gpu.as_ref().map(|reason| format!(" (no GPU: {reason})")).unwrap_or_default();
         format!(
-            "model = {} ({}, {})\ndevice = {}\n{}\nkv blocks = {} of {} tokens\n{}",
+            "model = {} ({}, {})\ndevice = {}{no_gpu}\n{}\nkv blocks = {} of {} tokens\n{}",
             self.files.name,
             self.config.architecture,
             self.files.describe(),
