@@ -112,7 +112,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, overrides_with = "enable_prefix_caching")]
     pub(crate) no_enable_prefix_caching: bool,
     /// Seed of dummy weights, of drawn benchmark prompts, and of the answers of `generate` and `chat`.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 }
 
@@ -239,25 +239,25 @@ pub(crate) struct AnswerArgs {
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Most tokens to generate.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<u32>,
     /// Do not stop before this many tokens.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true)]
     pub(crate) min_tokens: Option<u32>,
     /// Divides the logits; 0 always takes the most likely token.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Keep the smallest set of most likely tokens whose probability reaches this.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Keep this many most likely tokens; 0 keeps all.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) top_k: Option<u32>,
     /// Keep tokens at least this many times as likely as the most likely one.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
     /// Makes tokens of the prompt and the answer less likely, if above 1.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f32>,
     /// Subtracted from the logit of each token of the answer.
     #[arg(long, allow_negative_numbers = true)]

@@ -92,7 +92,10 @@ fn bad_input_gets_one_clear_line() {
         &["bench", "throughput", "--model", tiny, "--requests", &file("r.jsonl", b"{}")],
         "r.jsonl: line 1: missing field",
     );
-    check_refused(&["chat", "--connect", "127.0.0.1:1", "--quick", "Hi"], "cannot reach a server at 127.0.0.1:1");
+    check_refused(
+        &["chat", "--connect", "127.0.0.1:1", "--quick", "Hi"],
+        "cannot reach a server at 127.0.0.1:1: transport error: tcp connect error: Connection refused",
+    );
     check_refused(&["chat", "--connect", "not a url", "--quick", "Hi"], "not a url is no address");
     check_refused(&["pull", "nothing"], "`nothing` names no model that can be pulled");
     check_refused(&["pull", "owner/name"], "cannot reach http://127.0.0.1:1");
@@ -121,6 +124,8 @@ fn wrong_flags_are_named() {
     check(&["serve", "--prot", "1"], "'--prot'");
     check(&["serve", "--port", "70000"], "'70000' for '--port <PORT>': 70000 is not in 0..=65535");
     check(&["serve", "--max-num-seqs", "0"], "'0' for '--max-num-seqs <N>': 0 is not in 1..");
+    check(&["generate", "--seed", "-1"], "'-1' for '--seed <SEED>'");
+    check(&["generate", "--max-tokens", "-1"], "'-1' for '--max-tokens <TOKENS>'");
     check(&["serve", "--device", "tpu"], "[possible values: auto, cpu, cuda]");
     check(&["serve", "--gpu-memory-utilization", "1.5"], "must be above 0 and at most 1");
     check(&["bench", "latency", "--input-len", "0"], "'0' for '--input-len <TOKENS>': 0 is not in 1..");
@@ -217,6 +222,8 @@ fn bench_is_reproducible_and_counts_right() {
     }
     assert!(figures["steps"].as_u64() >= Some(6), "{figures}");
     assert!(figures["output_tokens_per_second"].as_f64() > Some(0.0), "{figures}");
+    // A name, as over gRPC; why it is no GPU is said to people at start.
+    assert!(figures["device"].as_str().is_some_and(|device| !device.contains("no GPU")), "{figures}");
     // One request at a time, in chunks, without sharing: the same tokens.
     let strict = ["--max-num-seqs", "1", "--max-num-batched-tokens", "8", "--no-enable-prefix-caching"];
     assert_eq!(bench(&tiny, &strict).0, tokens);
