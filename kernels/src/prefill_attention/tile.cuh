@@ -21,6 +21,9 @@ constexpr float kLog2E = 1.4426950408889634f;
 // Query heads of a key-value head.
 inline int group_of(const PwAttention& op) { return op.num_heads / op.kv.num_kv_heads; }
 
+// Whether queries can be read 16 bytes at a time.
+inline bool queries_are_aligned(const PwAttention& op) { return op.q_stride % 8 == 0; }
+
 // Positions begin .. end, half-open: all that any token of the tile sees.
 struct Context {
   int begin;

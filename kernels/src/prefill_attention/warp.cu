@@ -23,7 +23,7 @@ PwStatus launch(const PwPrefillAttention& op, cudaStream_t stream) {
 }  // namespace
 
 PwStatus launch_warp(const PwPrefillAttention& op, cudaStream_t stream) {
-  if (group_of(op.attention) > kRows) return PW_UNSUPPORTED;
+  if (group_of(op.attention) > kRows || !queries_are_aligned(op.attention)) return PW_UNSUPPORTED;
   return with_half_element(op.attention.element, [&](auto type) -> PwStatus {
     using T = typename decltype(type)::type;
     switch (op.attention.kv.head_dim) {

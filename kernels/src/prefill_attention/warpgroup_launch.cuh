@@ -17,7 +17,7 @@ inline bool warpgroups_take(const PwAttention& op) {
   const PwKvView& kv = op.kv;
   const int64_t head_elements = int64_t(kv.block_size) * kv.head_dim;
   return (kv.block_size & (kv.block_size - 1)) == 0 && kv.block_size >= 16 && kv.block_size <= 256 &&
-         group_of(op) <= kRows && kv.block_stride % head_elements == 0 &&
+         group_of(op) <= kRows && queries_are_aligned(op) && kv.block_stride % head_elements == 0 &&
          kv.layer_offset % head_elements == 0 && kv.num_blocks * (kv.block_stride / head_elements) <= INT32_MAX;
 }
 
