@@ -7,7 +7,7 @@ use tensor_backend::{Element, WeightPart};
 use crate::buffer::element_code;
 use crate::driver::DeviceRange;
 use crate::product::{Onto, ProductShape};
-use crate::weight::{self, PartView, Weight};
+use crate::weight::{PartRows, PartView, Weight};
 use crate::{CudaBackend, CudaError};
 
 /// Weights are expanded in panels of at most this size.
@@ -19,9 +19,9 @@ impl CudaBackend {
         let &Multiply { x, weight, out, out_element, rows, panel } = op;
         let out_stride = weight.n;
         for part in &weight.parts {
-            let column_bytes = part.first_row * out_element.bytes();
+            let column_bytes = part.rows.first * out_element.bytes();
             let shape =
-                ProductShape { rows, n: part.rows, k: weight.k, out_stride, element: self.element, out_element };
+                ProductShape { rows, n: part.rows.num, k: weight.k, out_stride, element: self.element, out_element };
             let quantised = match part.view(weight.k) {
                 PartView::Dense(matrix) => {
                     let out = out.part(column_bytes, out.bytes() - column_bytes);
@@ -36,7 +36,7 @@ impl CudaBackend {
                     x: x.as_ptr(),
                     out: out.as_ptr(),
                     out_stride: out_stride as i64,
-                    out_offset: part.first_row as i64,
+                    out_offset: part.rows.first as i64,
                     rows: rows as i32,
                     element: element_code(self.element),
                     out_element: element_code(out_element),
@@ -44,9 +44,9 @@ impl CudaBackend {
                 continue;
             }
             let panel = panel.expect("scratch for panels");
-            let panel_rows = panel_rows(part.rows, weight.k, self.element);
-            for first in (0..part.rows).step_by(panel_rows) {
-                let num_rows = panel_rows.min(part.rows - first);
+            let panel_rows = panel_rows(part.rows.num, weight.k, self.element);
+            for first in (0..part.rows.num).step_by(panel_rows) {
+                let num_rows = panel_rows.min(part.rows.num - first);
                 self.kernels.quantised_expand(&PwQuantisedExpand {
                     weight: quantised,
                     out: panel.as_ptr(),
@@ -67,9 +67,7 @@ impl CudaBackend {
         if rows <= PW_MAX_QUANTISED_ROWS as usize || weight.as_dense().is_some() {
             return 0;
         }
-        let of_part =
-            |part: &weight::Part| panel_rows(part.rows, weight.k, self.element) * weight.k * self.element.bytes();
-        weight.parts.iter().map(of_part).max().unwrap_or(0)
+        panel_bytes_of(weight.parts.iter().map(|part| part.rows), weight.k, self.element)
     }
 }
 
@@ -97,7 +95,12 @@ pub(crate) fn panel_bytes(parts: &[WeightPart<'_>], element: Element, rows: usiz
     if rows <= PW_MAX_QUANTISED_ROWS as usize || Weight::is_dense(parts) {
         return 0;
     }
-    parts.iter().map(|part| panel_rows(part.rows, part.cols, element) * part.cols * element.bytes()).max().unwrap_or(0)
+    // What cannot be loaded needs no panel.
+    Weight::part_rows(parts).map_or(0, |rows| panel_bytes_of(rows.into_iter(), parts[0].cols, element))
+}
+
+fn panel_bytes_of(parts: impl Iterator<Item = PartRows>, k: usize, element: Element) -> usize {
+    parts.map(|part| panel_rows(part.num, k, element) * k * element.bytes()).max().unwrap_or(0)
 }
 
 /// Rows of a gated product that are made at a time: enough to fill the GPU, few enough for their halves to take little room.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use kernels_sys::{
-    PW_Q4_0, PW_Q4_1, PW_Q4_K, PW_Q6_K, PW_Q8_0, PwFillRandom, PwQuantised, PwQuantisedPack, PwWeightFormat,
+    PW_Q4_0, PW_Q4_1, PW_Q4_K, PW_Q6_K, PW_Q8_0, PW_QUANTISED_TILE_ROWS, PwFillRandom, PwQuantised, PwQuantisedPack,
+    PwWeightFormat,
 };
 use model_format::TensorFormat;
 use tensor_backend::{Element, RandomElements, WeightPart};
@@ -15,7 +16,7 @@ use crate::buffer::element_code;
 use crate::driver::{Device, DeviceMemory, DeviceRange, Event, Pinned};
 use crate::kernels::Kernels;
 
-/// `[n, k]`, of parts that lie one after another along `n`.
+/// `[n, k]`, of parts that lie one after another along `n`: each is one product.
 #[derive(Debug)]
 pub struct Weight {
     pub(crate) n: usize,
@@ -23,13 +24,18 @@ pub struct Weight {
     pub(crate) parts: Vec<Part>,
 }
 
-/// Rows of a weight that are stored alike.
+/// Rows of a weight that are stored alike, in one piece of memory.
 #[derive(Debug)]
 pub(crate) struct Part {
-    /// Its first row in the weight.
-    pub(crate) first_row: usize,
-    pub(crate) rows: usize,
+    pub(crate) rows: PartRows,
     memory: DeviceMemory,
+}
+
+/// Which rows of a weight a part is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PartRows {
+    pub(crate) first: usize,
+    pub(crate) num: usize,
     format: PartFormat,
 }
 
@@ -41,6 +47,23 @@ enum PartFormat {
 }
 
 impl PartFormat {
+    /// Bytes of so many rows, none included.
+    fn bytes(self, kernels: &Kernels, rows: usize, k: usize, element: Element) -> usize {
+        match self {
+            _ if rows == 0 => 0,
+            Self::Dense => rows * k * element.bytes(),
+            Self::Quantised(format) => kernels.quantised_bytes(format, rows, k).expect("rows of whole blocks"),
+        }
+    }
+
+    /// Whether rows of this format may follow so many of the same in one piece of memory.
+    fn continues_after(self, rows: usize) -> bool {
+        match self {
+            Self::Dense => true,
+            Self::Quantised(_) => rows.is_multiple_of(PW_QUANTISED_TILE_ROWS as usize),
+        }
+    }
+
     fn of(format: TensorFormat) -> Result<Self, CudaError> {
         Ok(Self::Quantised(match format {
             TensorFormat::F32 | TensorFormat::F16 | TensorFormat::BF16 => return Ok(Self::Dense),
@@ -63,11 +86,11 @@ pub(crate) enum PartView {
 
 impl Part {
     pub(crate) fn view(&self, k: usize) -> PartView {
-        match self.format {
+        match self.rows.format {
             PartFormat::Dense => PartView::Dense(self.memory.range()),
             PartFormat::Quantised(format) => PartView::Quantised(PwQuantised {
                 weight: self.memory.range().as_ptr(),
-                n: self.rows as i32,
+                n: self.rows.num as i32,
                 k: k as i32,
                 format,
             }),
@@ -83,14 +106,16 @@ impl Weight {
     /// The single dense matrix, if that is what it is.
     pub(crate) fn as_dense(&self) -> Option<DeviceRange> {
         match self.parts.as_slice() {
-            [part] if part.format == PartFormat::Dense => Some(part.memory.range()),
+            [part] if part.rows.format == PartFormat::Dense => Some(part.memory.range()),
             _ => None,
         }
     }
 
-    /// Bytes of a weight that is not loaded yet. A format without a kernel is refused when it is loaded, and counts nothing.
+    /// Bytes of a weight that is not loaded yet. One in a format without a kernel is refused when it is loaded, and counts
+    /// nothing.
     pub(crate) fn planned_bytes(kernels: &Kernels, parts: &[WeightPart<'_>], element: Element) -> u64 {
-        parts.iter().filter_map(|part| part_bytes(kernels, part, element).ok()).map(|bytes| bytes as u64).sum()
+        let Ok(rows) = Self::part_rows(parts) else { return 0 };
+        rows.iter().map(|part| part.format.bytes(kernels, part.num, parts[0].cols, element) as u64).sum()
     }
 
     /// Whether all of it is one dense matrix.
@@ -98,7 +123,22 @@ impl Weight {
         parts.iter().all(|part| matches!(PartFormat::of(part.format), Ok(PartFormat::Dense)))
     }
 
-    /// Memory for the parts: neighbours that are dense become one.
+    /// The parts on the device: neighbours that are stored alike become one, so that one product reads them.
+    pub(crate) fn part_rows(parts: &[WeightPart<'_>]) -> Result<Vec<PartRows>, CudaError> {
+        let mut all: Vec<PartRows> = Vec::new();
+        let mut first = 0;
+        for part in parts {
+            let format = PartFormat::of(part.format)?;
+            match all.last_mut() {
+                Some(last) if last.format == format && format.continues_after(last.num) => last.num += part.rows,
+                _ => all.push(PartRows { first, num: part.rows, format }),
+            }
+            first += part.rows;
+        }
+        Ok(all)
+    }
+
+    /// Memory for the parts.
     fn alloc(
         device: &Arc<Device>,
         kernels: &Kernels,
@@ -108,43 +148,21 @@ impl Weight {
         let k = parts[0].cols;
         assert!(parts.iter().all(|part| part.cols == k), "all parts have the same inputs");
         let n = parts.iter().map(|part| part.rows).sum();
-        let take = |bytes| DeviceMemory::zeroed(device, bytes, "weights");
-        if Self::is_dense(parts) {
-            let memory = take(n * k * element.bytes())?;
-            let whole = Part { first_row: 0, rows: n, memory, format: PartFormat::Dense };
-            return Ok(Self { n, k, parts: vec![whole] });
-        }
-        let mut first_row = 0;
-        let parts = parts
-            .iter()
-            .map(|part| {
-                let memory = take(part_bytes(kernels, part, element)?)?;
-                first_row += part.rows;
-                Ok(Part {
-                    first_row: first_row - part.rows,
-                    rows: part.rows,
-                    memory,
-                    format: PartFormat::of(part.format)?,
-                })
+        let parts = Self::part_rows(parts)?
+            .into_iter()
+            .map(|rows| {
+                let bytes = rows.format.bytes(kernels, rows.num, k, element);
+                Ok(Part { rows, memory: DeviceMemory::zeroed(device, bytes, "weights")? })
             })
             .collect::<Result<_, CudaError>>()?;
         Ok(Self { n, k, parts })
     }
 
-    /// Where row `row` of a dense part lies.
-    fn dense_rows(&self, first_row: usize, rows: usize, element: Element) -> DeviceRange {
-        let part = self.parts.iter().rfind(|part| part.first_row <= first_row).expect("a row of the weight");
-        let row_bytes = self.k * element.bytes();
-        part.memory.range().part((first_row - part.first_row) * row_bytes, rows * row_bytes)
-    }
-}
-
-fn part_bytes(kernels: &Kernels, part: &WeightPart<'_>, element: Element) -> Result<usize, CudaError> {
-    match PartFormat::of(part.format)? {
-        PartFormat::Dense => Ok(part.rows * part.cols * element.bytes()),
-        PartFormat::Quantised(format) => {
-            kernels.quantised_bytes(format, part.rows, part.cols).ok_or(CudaError::WeightFormat(part.format))
-        }
+    /// Where rows that were given as one part lie.
+    fn range(&self, kernels: &Kernels, first_row: usize, rows: usize, element: Element) -> DeviceRange {
+        let part = self.parts.iter().rfind(|part| part.rows.first <= first_row).expect("a row of the weight");
+        let bytes = |rows| part.rows.format.bytes(kernels, rows, self.k, element);
+        part.memory.range().part(bytes(first_row - part.rows.first), bytes(rows))
     }
 }
 
@@ -170,12 +188,11 @@ impl Uploader {
     pub(crate) fn load(&mut self, kernels: &Kernels, parts: &[WeightPart<'_>]) -> Result<Weight, CudaError> {
         let weight = Weight::alloc(&self.device, kernels, parts, self.element)?;
         let mut first_row = 0;
-        for (index, part) in parts.iter().enumerate() {
+        for part in parts {
+            let to = weight.range(kernels, first_row, part.rows, self.element);
             match PartFormat::of(part.format)? {
-                PartFormat::Dense => {
-                    self.send_dense(part, weight.dense_rows(first_row, part.rows, self.element))?;
-                }
-                PartFormat::Quantised(format) => self.pack(kernels, part, &weight.parts[index], format)?,
+                PartFormat::Dense => self.send_dense(part, to)?,
+                PartFormat::Quantised(format) => self.pack(kernels, part, to, format)?,
             }
             first_row += part.rows;
         }
@@ -193,7 +210,7 @@ impl Uploader {
         let mut first_row = 0;
         for (part, elements) in parts {
             kernels.fill_random(&PwFillRandom {
-                out: weight.dense_rows(first_row, part.rows, self.element).as_ptr(),
+                out: weight.range(kernels, first_row, part.rows, self.element).as_ptr(),
                 num_elements: (part.rows * part.cols) as i64,
                 seed: elements.seed,
                 bound: elements.bound,
@@ -220,7 +237,7 @@ impl Uploader {
         &mut self,
         kernels: &Kernels,
         part: &WeightPart<'_>,
-        to: &Part,
+        to: DeviceRange,
         format: PwWeightFormat,
     ) -> Result<(), CudaError> {
         let row_bytes = part.format.row_bytes(part.cols).expect("whole blocks");
@@ -230,7 +247,7 @@ impl Uploader {
         })?;
         kernels.quantised_pack(&PwQuantisedPack {
             stored: stored.range().as_ptr(),
-            weight: to.memory.range().as_ptr(),
+            weight: to.as_ptr(),
             n: part.rows as i32,
             k: part.cols as i32,
             format,
@@ -311,5 +328,26 @@ mod tests {
             convert(format, &out, element, &mut same);
             assert_eq!(same, out, "{element:?}");
         }
+    }
+
+    fn part_rows(parts: &[(TensorFormat, usize)]) -> Vec<(usize, usize)> {
+        let order = tensor_backend::RowOrder::Natural;
+        let parts: Vec<_> =
+            parts.iter().map(|&(format, rows)| WeightPart { bytes: &[], format, rows, cols: 256, order }).collect();
+        Weight::part_rows(&parts).expect("formats with kernels").iter().map(|part| (part.first, part.num)).collect()
+    }
+
+    #[test]
+    fn neighbours_of_one_format_are_one_part() {
+        use TensorFormat::{BF16, F32, Q4K, Q6K};
+        assert_eq!(part_rows(&[(Q4K, 32), (Q4K, 16), (Q6K, 16)]), [(0, 48), (48, 16)]);
+        assert_eq!(part_rows(&[(Q4K, 32), (Q6K, 16), (Q4K, 32)]), [(0, 32), (32, 16), (48, 32)]);
+        assert_eq!(part_rows(&[(F32, 5), (BF16, 7), (Q4K, 16)]), [(0, 12), (12, 16)]);
+    }
+
+    #[test]
+    fn a_part_that_ends_within_a_tile_is_the_last_of_its_piece() {
+        use TensorFormat::Q4K;
+        assert_eq!(part_rows(&[(Q4K, 16), (Q4K, 17), (Q4K, 15), (Q4K, 1)]), [(0, 33), (33, 15), (48, 1)]);
     }
 }

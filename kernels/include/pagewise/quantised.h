@@ -15,6 +15,10 @@ typedef int32_t PwWeightFormat;
 #define PW_Q4_K 3
 #define PW_Q6_K 4
 
+/* The device's layouts are made of tiles of so many rows: weights of whole tiles of one format and width, one after another,
+ * are one weight. */
+#define PW_QUANTISED_TILE_ROWS 16
+
 /* Rows of one weight in the device's layout of its format; see kernels/src/quantised. */
 typedef struct PwQuantised {
   const void *weight;

@@ -14,7 +14,7 @@
 namespace pw {
 namespace quantised {
 
-constexpr int kTileRows = 16;
+constexpr int kTileRows = PW_QUANTISED_TILE_ROWS;
 constexpr int kUnitCols = 32;
 // Columns of a row that one lane holds of a unit.
 constexpr int kLaneCols = 8;

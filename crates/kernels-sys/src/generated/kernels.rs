@@ -13,6 +13,7 @@ pub const PW_Q4_1: i32 = 1;
 pub const PW_Q8_0: i32 = 2;
 pub const PW_Q4_K: i32 = 3;
 pub const PW_Q6_K: i32 = 4;
+pub const PW_QUANTISED_TILE_ROWS: i32 = 16;
 pub const PW_MAX_QUANTISED_ROWS: i32 = 16;
 pub const PW_MAX_SEGMENTS: i32 = 8;
 pub const PW_MAX_LOGIT_BIASES: i32 = 1024;
