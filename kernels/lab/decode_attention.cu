@@ -1,6 +1,7 @@
-// Lab of decode attention: checks every kernel against float64, then times them.
-#include "decode_attention/launcher.cuh"
-#include "decode_attention_problem.cuh"
+// Decode attention: against float64, then timed beside the bytes that it must read. `--check`: only the former.
+#include "decode_attention/launch.cuh"
+#include "decode_attention/plain.cuh"
+#include "decode_attention_bench.cuh"
 
 using namespace pw::decode_attention;
 using Bf16 = __nv_bfloat16;
@@ -8,8 +9,6 @@ using Bf16 = __nv_bfloat16;
 namespace {
 
 using Kernel = std::function<PwStatus(const PwDecodeAttention&, PwStream)>;
-
-// ---- checks
 
 struct Run {
   std::vector<uint8_t> out;
@@ -19,7 +18,8 @@ struct Run {
 // A problem on the device.
 class Loaded {
  public:
-  explicit Loaded(const lab::Problem& problem) : problem_(problem), q_(problem.q), pool_(problem.pool), tables_(problem.tables) {}
+  explicit Loaded(const lab::Problem& problem)
+      : problem_(problem), q_(problem.q), pool_(problem.pool), tables_(problem.tables) {}
 
   Run run(const Kernel& kernel, lab::Plan plan, int times = 1) const {
     const lab::Problem& p = problem_;
@@ -65,7 +65,9 @@ class Loaded {
     return {out.read(), std::all_of(after.begin(), after.end(), [](int32_t c) { return c == 0; })};
   }
 
-  size_t row_bytes() const { return size_t(problem_.shape.heads) * problem_.shape.dim * lab::element_bytes(problem_.element); }
+  size_t row_bytes() const {
+    return size_t(problem_.shape.heads) * problem_.shape.dim * lab::element_bytes(problem_.element);
+  }
 
  private:
   const lab::Problem& problem_;
@@ -128,14 +130,17 @@ void check_nan(const char* name, const Kernel& kernel, bool in_values) {
   lab::check((std::string(name) + (in_values ? " a NaN among values" : " a NaN among keys")).c_str(), wrong, 0);
 }
 
-void check_all(const std::vector<std::pair<const char*, Kernel>>& candidates) {
+// Shapes as {heads, key-value heads, head size, block size, window}.
+void check_all() {
   const Kernel library = [](const PwDecodeAttention& op, PwStream stream) { return pw_decode_attention(&op, stream); };
   const lab::AttentionShape fast[] = {
-      {9, 3, 64, 16, 0},   {4, 4, 64, 16, 0},    {8, 1, 128, 16, 0},  {32, 2, 128, 32, 0},  {2, 1, 64, 256, 0}, {9, 3, 64, 16, 1},
-      {4, 2, 64, 16, 20},  {2, 1, 128, 64, 300}, {32, 8, 128, 16, 0}, {14, 2, 128, 16, 77}, {40, 2, 64, 16, 0}, {34, 2, 128, 16, 0},
+      {9, 3, 64, 16, 0},   {4, 4, 64, 16, 0},    {8, 1, 128, 16, 0}, {32, 2, 128, 32, 0},
+      {2, 1, 64, 256, 0},  {9, 3, 64, 16, 1},    {4, 2, 64, 16, 20}, {2, 1, 128, 64, 300},
+      {32, 8, 128, 16, 0}, {14, 2, 128, 16, 77}, {40, 2, 64, 16, 0}, {34, 2, 128, 16, 0},
   };
   const lab::AttentionShape plain[] = {
-      {6, 2, 80, 16, 0}, {3, 1, 96, 1, 0}, {2, 2, 64, 3, 0}, {4, 1, 64, 7, 0}, {14, 2, 6, 24, 0}, {4, 1, 80, 5, 130}, {2, 1, 128, 8, 0},
+      {6, 2, 80, 16, 0},  {3, 1, 96, 1, 0},   {2, 2, 64, 3, 0},   {4, 1, 64, 7, 0},
+      {14, 2, 6, 24, 0},  {4, 1, 80, 5, 130}, {2, 1, 128, 8, 0},
   };
   const std::vector<int> contexts = {1, 17, 16, 131, 300, 47, 256};
   uint64_t seed = 1;
@@ -152,229 +157,70 @@ void check_all(const std::vector<std::pair<const char*, Kernel>>& candidates) {
   check("library", library, lab::Problem({4, 2, 64, 16, 0}, PW_F32, PW_F32, {1, 17, 90}, seed++), 0);
   check("library", library, lab::Problem({4, 2, 64, 16, 0}, PW_F32, PW_BF16, {1, 17, 90}, seed++), 37);
   check("library", library, lab::Problem({4, 1, 128, 16, 0}, PW_BF16, PW_BF16, {5000}, seed++), 0);
-  // More units than blocks fit on the card.
-  check("library", library, lab::Problem({16, 16, 64, 16, 0}, PW_BF16, PW_BF16, {1000, 777}, seed++), 16);
-  check("library", library, lab::Problem({8, 8, 128, 16, 0}, PW_F16, PW_F16, {1000, 777}, seed++), 16);
-  for (int heads : {8, 4, 2}) check("library", library, lab::Problem({heads, 1, 128, 16, 0}, PW_BF16, PW_BF16, {600}, seed++), 32);
+  // More units than blocks fit on a card, so that blocks ask for more.
+  const std::vector<int> long_contexts = {1000, 777};
+  check("library", library, lab::Problem({16, 16, 64, 16, 0}, PW_BF16, PW_BF16, long_contexts, seed++), 16);
+  check("library", library, lab::Problem({8, 8, 128, 16, 0}, PW_F16, PW_F16, long_contexts, seed++), 16);
+  // As on cards with less shared memory.
+  const Kernel narrow = launch_shape<Bf16, 128, 1, Narrow>;
+  check("narrow", narrow, lab::Problem({8, 8, 128, 16, 0}, PW_BF16, PW_BF16, long_contexts, seed++), 16);
   check_nan("library", library, false);
   check_nan("library", library, true);
-  for (const auto& [name, kernel] : candidates) {
-    check(name, kernel, lab::Problem({32, 8, 128, 16, 0}, PW_BF16, PW_BF16, contexts, seed++), 0);
-    check(name, kernel, lab::Problem({8, 2, 128, 64, 100}, PW_BF16, PW_BF16, contexts, seed++), 48);
-    check(name, kernel, lab::Problem({4, 1, 128, 16, 0}, PW_BF16, PW_BF16, {3000}, seed++), 0);
-    check(name, kernel, lab::Problem({8, 8, 128, 16, 0}, PW_BF16, PW_BF16, {1000, 777}, seed++), 16);
-    check_nan(name, kernel, true);
-  }
   const lab::Problem problem({4, 2, 64, 16, 0}, PW_BF16, PW_BF16, {40}, seed);
-  lab::Plan none;
-  const Run idle = Loaded(problem).run(library, none);
+  const Run idle = Loaded(problem).run(library, lab::Plan());
   lab::check("library no items", std::count_if(idle.out.begin(), idle.out.end(), [](uint8_t b) { return b != 0xff; }), 0);
 }
 
-// ---- timing
-
-__global__ void fill(uint4* to, size_t len) {
-  for (size_t i = blockIdx.x * size_t(blockDim.x) + threadIdx.x; i < len; i += size_t(gridDim.x) * blockDim.x) {
-    uint32_t words[4];
-    for (int w = 0; w < 4; ++w) {
-      uint32_t z = uint32_t(i) * 4 + w + uint32_t(i >> 30) * 0x9e3779b9u;
-      z = (z ^ z >> 16) * 0x7feb352du;
-      z = (z ^ z >> 15) * 0x846ca68bu;
-      z ^= z >> 16;
-      // Either sign, from 1/2 to 2 in bfloat16.
-      words[w] = (z & 0x80ff80ffu) | 0x3f003f00u;
-    }
-    to[i] = make_uint4(words[0], words[1], words[2], words[3]);
-  }
-}
-
-__global__ void __launch_bounds__(512) sum(const uint4* from, size_t len, uint32_t* to) {
-  uint32_t total = 0;
-  for (size_t i = blockIdx.x * size_t(512 * 8) + threadIdx.x; i + 7 * 512 < len; i += size_t(gridDim.x) * 512 * 8) {
-    uint4 v[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) v[k] = __ldcs(from + i + k * 512);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) total += v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
-  }
-  if (total == 0x12345678) *to = total;
-}
-
-enum class Layout { kEngine, kDense };
-
-// A pool as the engine has it, most of the card, with blocks in random order.
-class Bench {
- public:
-  Bench() {
-    size_t free_bytes, total;
-    LAB_CUDA(cudaMemGetInfo(&free_bytes, &total));
-    layers_ = 32;
-    while (size_t(layers_) * kBlocks * kBlockBytes + (3ull << 30) > free_bytes) layers_ /= 2;
-    pool_ = lab::Device<uint8_t>(size_t(layers_) * kBlocks * kBlockBytes);
-    fill<<<2048, 256>>>(reinterpret_cast<uint4*>(pool_.get()), pool_.len() / 16);
-    q_ = lab::Device<uint8_t>(256 * 6144 * 2);
-    fill<<<256, 256>>>(reinterpret_cast<uint4*>(q_.get()), q_.len() / 16);
-    LAB_CUDA(cudaDeviceSynchronize());
-    std::vector<int32_t> blocks(kBlocks);
-    for (int i = 0; i < kBlocks; ++i) blocks[i] = i;
-    lab::Random random(7);
-    for (int i = kBlocks; i > 1; --i) std::swap(blocks[i - 1], blocks[random.below(i)]);
-    blocks_ = lab::Device<int32_t>(blocks);
-    out_ = lab::Device<uint8_t>(256 * 4096 * 2);
-    partial_out_ = lab::Device<float>(size_t(4096) * 32 * 128);
-    partial_stats_ = lab::Device<float>(size_t(4096) * 32 * 2);
-    counters_ = lab::Device<int32_t>(4096 * 32);
-    queue_ = lab::Device<int32_t>(1);
-    counters_.zero(), queue_.zero();
-  }
-
-  int layers() const { return layers_; }
-
-  double read_rate() const {
-    const size_t bytes = size_t(4) << 30;
-    const double us = lab::median_us(2, [&](cudaStream_t stream, int i) {
-      sum<<<132 * 4, 512, 0, stream>>>(reinterpret_cast<const uint4*>(pool_.get() + i * bytes), bytes / 16,
-                                       reinterpret_cast<uint32_t*>(out_.get()));
-    });
-    return double(bytes) / us * 1e-6;
-  }
-
-  struct Shape {
-    int tokens, context, heads = 32, kv_heads = 8, dim = 128;
-    double bytes() const { return double(tokens) * context * kv_heads * dim * 4; }
-  };
-
-  // Microseconds of one layer.
-  double time(const Kernel& kernel, const Shape& s, int split_tokens = 0, Layout layout = Layout::kEngine, int max_items = 0) {
-    const int block_elements = 2 * s.kv_heads * 16 * s.dim;
-    const int per_slot = (s.context + 15) / 16;
-    const int sets = std::max(1, std::min(24, int(2e8 / (s.bytes() * layers_))));
-    std::vector<PwDecodeItem> items;
-    int num_items = 0;
-    lab::Plan last;
-    for (int set = 0; set < sets; ++set) {
-      lab::Plan plan;
-      for (int t = 0; t < s.tokens; ++t) {
-        plan.add(t, set * s.tokens + t, 0, s.context, split_tokens > 0 ? split_tokens : pw_decode_split_tokens(s.context));
-      }
-      items.insert(items.end(), plan.items.begin(), plan.items.end());
-      num_items = int(plan.items.size());
-    }
-    lab::Device<PwDecodeItem> device_items(items);
-    lab::Device<int32_t> count(std::vector<int32_t>{num_items});
-    const int calls = std::max(std::min(layers_, 8), std::min(layers_ * sets, int(1.5e9 / s.bytes())));
-    return lab::median_us(
-        calls,
-        [&](cudaStream_t stream, int i) {
-          const int layer = i % layers_;
-          PwDecodeAttention op = {};
-          op.attention.q = q_.get();
-          op.attention.q_stride = 6144;
-          op.attention.kv = {pool_.get(), int64_t(block_elements) * layers_, int64_t(block_elements) * layer, kBlocks, 16,
-                             s.kv_heads,  s.dim,                             PW_BF16};
-          if (layout == Layout::kDense) {
-            op.attention.kv.pool = pool_.get() + size_t(layer) * kBlocks * block_elements * 2;
-            op.attention.kv.block_stride = block_elements;
-            op.attention.kv.layer_offset = 0;
-          }
-          op.attention.tables = blocks_.get();
-          op.attention.max_blocks_per_slot = per_slot;
-          op.attention.out = out_.get();
-          op.attention.num_heads = s.heads;
-          op.attention.scale = 0.08f;
-          op.attention.element = PW_BF16;
-          op.items = device_items.get() + i / layers_ % sets * num_items;
-          op.num_items = count.get();
-          op.max_items = std::max(num_items, max_items);
-          op.partial_out = partial_out_.get();
-          op.partial_stats = partial_stats_.get();
-          op.counters = counters_.get();
-          op.queue = queue_.get();
-          LAB_OK(kernel(op, stream));
-        },
-        7);
-  }
-
- private:
-  static constexpr int kBlocks = 32768;
-  static constexpr size_t kBlockBytes = 2 * 8 * 16 * 128 * 2;
-  int layers_;
-  lab::Device<uint8_t> pool_, q_, out_;
-  lab::Device<int32_t> blocks_, counters_, queue_;
-  lab::Device<float> partial_out_, partial_stats_;
+struct Version {
+  const char* name;
+  Kernel kernel;
+  bool starts_early = true;
+  int most_splits = 0;
+  int split_tokens = 0;
 };
 
-template <int kDim, class S>
-Kernel candidate(int ahead) {
-  return [=](const PwDecodeAttention& op, PwStream stream) {
-    return launch_decode<Bf16, kDim, 1, S>(op, stream, ahead);
-  };
+void time_all(const lab::DecodeBench& bench, int heads, int kv_heads, int dim, const std::vector<Version>& versions) {
+  const std::pair<int, int> sizes[] = {{1, 256},   {1, 1024},  {8, 1024},  {64, 256},  {256, 256},
+                                       {64, 1024}, {64, 4096}, {256, 2048}, {8, 8192}};
+  std::printf("%2d/%d x %-3d               ", heads, kv_heads, dim);
+  for (const auto& [tokens, context] : sizes) std::printf(" %4dx%-5d", tokens, context);
+  std::printf("  us, then TB/s\n");
+  for (const Version& version : versions) {
+    std::vector<double> rates;
+    std::printf("%-24s", version.name);
+    pw::starts_early() = version.starts_early;
+    for (const auto& [tokens, context] : sizes) {
+      const lab::DecodeShape shape = {heads, kv_heads, dim, tokens, context};
+      const double us = bench.time_us(version.kernel, shape, version.most_splits, version.split_tokens);
+      std::printf(" %10.1f", us);
+      rates.push_back(shape.bytes() / us * 1e-6);
+    }
+    pw::starts_early() = true;
+    std::printf("\n%-24s", "");
+    for (double rate : rates) std::printf(" %10.2f", rate);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::vector<std::pair<const char*, Kernel>> candidates = {
-      {"4x2x3 ahead 0", candidate<128, Shape<4, 2, 3>>(0)}, {"4x2x3 ahead 2", candidate<128, Shape<4, 2, 3>>(2)},
-      {"4x2x3 ahead 4", candidate<128, Shape<4, 2, 3>>(4)}, {"4x2x2 ahead 0", candidate<128, Shape<4, 2, 2>>(0)},
-      {"4x2x2 ahead 4", candidate<128, Shape<4, 2, 2>>(4)}, {"4x3x2 ahead 0", candidate<128, Shape<4, 3, 2>>(0)},
-      {"4x3x2 ahead 4", candidate<128, Shape<4, 3, 2>>(4)}, {"8x1x3 ahead 0", candidate<128, Shape<8, 1, 3>>(0)},
-      {"6x2x2 ahead 0", candidate<128, Shape<6, 2, 2>>(0)}, {"8x2x1 ahead 0", candidate<128, Shape<8, 2, 1>>(0)},
-      {"8x2x1 ahead 4", candidate<128, Shape<8, 2, 1>>(4)},
-  };
-  const std::vector<std::pair<const char*, Kernel>> small = {
-      {"8x2x3 ahead 0", candidate<64, Shape<8, 2, 3>>(0)}, {"8x2x3 ahead 2", candidate<64, Shape<8, 2, 3>>(2)},
-      {"8x2x2 ahead 0", candidate<64, Shape<8, 2, 2>>(0)}, {"8x3x2 ahead 0", candidate<64, Shape<8, 3, 2>>(0)},
-      {"8x3x2 ahead 2", candidate<64, Shape<8, 3, 2>>(2)}, {"8x4x1 ahead 0", candidate<64, Shape<8, 4, 1>>(0)},
-      {"4x4x3 ahead 0", candidate<64, Shape<4, 4, 3>>(0)}, {"4x3x4 ahead 0", candidate<64, Shape<4, 3, 4>>(0)},
-      {"4x2x6 ahead 0", candidate<64, Shape<4, 2, 6>>(0)}, {"4x4x2 ahead 0", candidate<64, Shape<4, 4, 2>>(0)},
-  };
-  check_all(candidates);
-  for (const auto& [name, kernel] : small) {
-    check(name, kernel, lab::Problem({9, 3, 64, 16, 0}, PW_BF16, PW_BF16, {1, 16, 131, 300}, 77), 0);
-  }
+  check_all();
+  std::printf("%d failures\n", lab::failures());
   if (argc > 1 && std::strcmp(argv[1], "--check") == 0) return lab::failures() > 0;
-
-  std::printf("copy %.2f TB/s\n", lab::copy_rate_tbps());
-  Bench bench;
-  std::printf("read %.2f TB/s, %d layers\n", bench.read_rate(), bench.layers());
-  const std::vector<Bench::Shape> shapes = {{1, 256},   {1, 1024},  {8, 1024},  {64, 256},  {256, 256},
-                                            {64, 1024}, {64, 4096}, {256, 2048}, {8, 8192}};
-  const std::vector<Bench::Shape> smol = {{1, 256, 9, 3, 64},  {1, 1024, 9, 3, 64},   {8, 1024, 9, 3, 64},
-                                          {64, 256, 9, 3, 64}, {256, 256, 9, 3, 64}, {64, 1024, 9, 3, 64},
-                                          {256, 1024, 9, 3, 64}, {256, 2048, 9, 3, 64}, {64, 4096, 9, 3, 64}};
-  const auto header = [&](const char* what, const std::vector<Bench::Shape>& shapes) {
-    std::printf("%-28s", what);
-    for (const auto& s : shapes) std::printf(" %4dx%-5d", s.tokens, s.context);
-    std::printf("  (us, then TB/s)\n");
+  const Kernel library = [](const PwDecodeAttention& op, PwStream stream) { return pw_decode_attention(&op, stream); };
+  std::printf("copy rate %.2f TB/s\n", lab::copy_rate_tbps());
+  const lab::DecodeBench bench;
+  std::printf("read rate %.2f TB/s; %d layers\n", bench.read_rate_tbps(), bench.layers());
+  const std::vector<Version> versions = {
+      {"library", library},
+      {"no early start", library, false},
+      {"launched for 16 splits", library, true, PW_MAX_SPLITS},
+      {"not split", library, true, 0, INT32_MAX / 2},
+      {"plain kernel", launch_plain<Bf16, Bf16>},
   };
-  const auto row = [&](const char* name, const Kernel& kernel, const std::vector<Bench::Shape>& shapes, int split = 0,
-                       int most_splits = 0) {
-    std::vector<double> times;
-    for (const auto& s : shapes) {
-      const bool fits = split == 0 || s.context > split || split == 1 << 20;
-      times.push_back(fits ? bench.time(kernel, s, split, Layout::kEngine, s.tokens * most_splits) : NAN);
-    }
-    std::printf("%-28s", name);
-    for (double us : times) std::printf(" %10.1f", us);
-    std::printf("\n%-28s", "");
-    for (size_t i = 0; i < times.size(); ++i) std::printf(" %10.2f", shapes[i].bytes() / times[i] * 1e-6);
-    std::printf("\n");
-    std::fflush(stdout);
-  };
-  header("library's splits", shapes);
-  for (const auto& [name, kernel] : candidates) row(name, kernel, shapes);
-  pw::starts_early() = false;
-  header("no early start", shapes);
-  for (int i : {0, 2}) row(candidates[i].first, candidates[i].second, shapes);
-  pw::starts_early() = true;
-  header("bound of 16 splits", shapes);
-  for (int i : {0, 2}) row(candidates[i].first, candidates[i].second, shapes, 0, 16);
-  header("splits of 512", shapes);
-  for (int i : {0, 5}) row(candidates[i].first, candidates[i].second, shapes, 512);
-  header("no splits", shapes);
-  for (int i : {0}) row(candidates[i].first, candidates[i].second, shapes, 1 << 20);
-  header("9/3 x 64", smol);
-  for (const auto& [name, kernel] : small) row(name, kernel, smol);
+  time_all(bench, 32, 8, 128, versions);
+  time_all(bench, 9, 3, 64, versions);
   return lab::failures() > 0;
 }

@@ -1,9 +1,10 @@
-// The kernel on tensor cores: blocks of a few warps take units in order, each warp every so manieth tile of a unit.
+// The kernel on tensor cores: blocks of a few warps take units in order, and each warp its share of every unit's tiles.
 #pragma once
 
 #include "common/dependent.cuh"
 #include "finish.cuh"
-#include "tiles.cuh"
+#include "queue.cuh"
+#include "ring.cuh"
 #include "warp_attention.cuh"
 
 namespace pw::decode_attention {
@@ -20,19 +21,18 @@ struct Shape {
 struct Launch {
   PwDecodeAttention op;
   Passes passes;
-  // Of the block size
-  int log2_block;
+  int log2_block_size;
   // On scores in powers of two
   float scale;
   // Most query heads of a unit
   int max_heads;
-  int ahead;
 };
 
-// A row of floats whose neighbours begin in other banks.
+// Floats from one head's part to the next: the heads of a warp's neighbouring lanes begin in different banks.
 template <int kDim>
 constexpr int kPartStride = kDim + 4;
 
+// A block's shared memory: the warps' rings, then their parts.
 template <class T, int kDim, class S>
 constexpr int kRingBytes = S::kWarps * TileRing<T, kDim, S::kStages>::kBytes;
 
@@ -41,29 +41,10 @@ int shared_bytes(int max_heads) {
   return kRingBytes<T, kDim, S> + S::kWarps * max_heads * (kPartStride<kDim> * int(sizeof(float)) + int(sizeof(float2)));
 }
 
-// The units that a block takes: first the one with its own number, then whatever is next when it asks. In order, so that
-// those which are worked on at the same time lie near each other in memory; and asked for, since processors are not equally
-// near to memory, and some are faster.
-class UnitQueue {
- public:
-  __device__ UnitQueue(int* taken, int num_units) : taken_(taken), num_units_(num_units) {}
+// Tiles of each warp's first unit that are asked for while the kernel before still runs: a few, since it reads as well.
+constexpr int kTilesAhead = 2;
 
-  // Of one thread. Units from the number of units on stand for none; a block may ask for one of these once.
-  __device__ int take() const {
-    const int num_blocks = gridDim.x;
-    if (num_units_ <= num_blocks) return num_units_;
-    const int taken = atomicAdd(taken_, 1);
-    // Every block asks until it gets none: units beyond the first ones, and once a block.
-    if (taken == num_units_ - 1) *taken_ = 0;
-    return num_blocks + taken;
-  }
-
- private:
-  int* taken_;
-  int num_units_;
-};
-
-// One warp's part of a unit.
+// One warp's share of a unit.
 template <class T, int kDim, int kHeadTiles, class Ring>
 __device__ void attend(WarpAttention<T, kDim, kHeadTiles>& attention, const PwDecodeItem& item, float scale,
                        TileCursor<T, kDim>& cursor, Ring& ring) {
@@ -89,7 +70,7 @@ __device__ void attend(WarpAttention<T, kDim, kHeadTiles>& attention, const PwDe
     if (is_whole) {
       attention.accumulate([&](int which, int i) { return tile.values(which, i); }, weights);
     } else {
-      // What no token may see can be anything, even a NaN, which a weight of zero does not remove.
+      // What the token may not see can be anything, even a NaN, which a weight of zero does not remove.
       const auto seen_values = [&](int which, int i) {
         return is_seen(Tile::value_token(which)) ? tile.values(which, i) : make_uint4(0, 0, 0, 0);
       };
@@ -107,29 +88,29 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) decode(const __grid_c
   const PwKvView& kv = op.attention.kv;
   const int warp = threadIdx.x / kWarp, max_heads = launch.max_heads;
   const int64_t values_offset = int64_t(kv.num_kv_heads) * kv.block_size * kDim;
+  TileRing<T, kDim, S::kStages> ring(shared + warp * (kRingBytes<T, kDim, S> / S::kWarps), values_offset);
   float* const part_out = reinterpret_cast<float*>(shared + kRingBytes<T, kDim, S>);
   float2* const part_stats = reinterpret_cast<float2*>(part_out + S::kWarps * max_heads * kPartStride<kDim>);
   const WarpParts parts = {part_out, part_stats, S::kWarps, max_heads, kPartStride<kDim>};
-  TileRing<T, kDim, S::kStages> ring(shared + warp * (kRingBytes<T, kDim, S> / S::kWarps), values_offset);
-  const auto cursor_of = [&](const Unit& unit) {
-    return TileCursor<T, kDim>(op, unit, launch.log2_block, warp, S::kWarps);
-  };
 
   const int count = num_units(op, launch.passes);
-  int next = blockIdx.x;
-  if (next >= count) {
+  const UnitQueue queue(op.queue, count);
+  if (queue.first() >= count) {
     wait_for_previous();
     return let_next_start();
   }
-  Unit unit = unit_at(op, launch.passes, next);
+  const auto cursor_of = [&](const Unit& unit) {
+    return TileCursor<T, kDim>(op, unit, launch.log2_block_size, warp, S::kWarps);
+  };
+  Unit unit = unit_at(op, launch.passes, queue.first());
   TileCursor<T, kDim> cursor = cursor_of(unit);
-  prefetch(cursor, launch.ahead, values_offset);
+  prefetch(cursor, kTilesAhead, values_offset);
   wait_for_previous();
   let_next_start();
-  const UnitQueue queue(op.queue, count);
   ring.start(cursor);
+  int next = 0;
   do {
-    // The answer takes about as long as a tile, and is not needed before the last.
+    // The answer is not needed before the end of this unit.
     if (threadIdx.x == 0) next = queue.take();
     const T* queries = static_cast<const T*>(op.attention.q) + unit.item.token * op.attention.q_stride +
                        int64_t(unit.first_head) * kDim;
@@ -141,7 +122,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks) decode(const __grid_c
     __syncthreads();
     next = shared_next;
     const Unit done = unit;
-    // The next unit's tiles travel while this one is finished.
+    // The next unit's first tiles travel while this one is finished.
     if (next < count) {
       unit = unit_at(op, launch.passes, next);
       cursor = cursor_of(unit);

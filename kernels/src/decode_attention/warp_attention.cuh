@@ -2,13 +2,13 @@
 //
 // Everything is transposed: scores [tokens][heads] = keys x queries, and out [dims][heads] += values x weights, so that the
 // few query heads of a key-value head are the narrow side (8) of the products. A product's inner dimension may be numbered
-// at will, and so may its rows: hence the lanes use the chunks of keys and values as a `StagedTile` gives them, and nothing is moved
-// between lanes but the weights.
+// at will, and so may its rows: hence the lanes use the chunks of keys and values as a `StagedTile` gives them, and nothing
+// is moved between lanes but the weights.
 #pragma once
 
 #include "common/mma_sync.cuh"
 #include "part.cuh"
-#include "tiles.cuh"
+#include "ring.cuh"
 
 namespace pw::decode_attention {
 
