@@ -15,10 +15,10 @@ struct Draw {
   // In [0, 1)
   double uniform;
 
+  // Without branches, so that neighbours are computed at the same time.
   __device__ float weight(float logit, uint32_t id) const {
-    if (!limit.keeps(logit, id)) return 0.0f;
     const float weight = weigher(logit);
-    return weight >= min_p ? weight : 0.0f;
+    return limit.keeps(logit, id) & (weight >= min_p) ? weight : 0.0f;
   }
 };
 
@@ -93,7 +93,11 @@ template <bool HELD>
 __device__ __forceinline__ uint32_t take(Team& team, DrawWords& words, const Part& part, const Draw& draw) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   double mine = 0.0;
-  for_each<HELD>(part, [&](float logit, uint32_t id) { mine += double(draw.weight(logit, id)); });
+  for_each_few<HELD>(part, [&](const Few<HELD>& few, uint32_t id) {
+    if (few.max() < draw.limit.logit) return;
+#pragma unroll
+    for (int i = 0; i < Few<HELD>::kNum; ++i) mine += double(draw.weight(few.logits[i], id + i));
+  });
   mine = warp_sum(mine);
   if (lane == 0) words.warps[warp] = mine;
   __syncthreads();

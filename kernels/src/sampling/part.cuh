@@ -39,21 +39,46 @@ struct Part {
   __device__ bool has(int token) const { return token >= first && token < first + len; }
 };
 
-// Calls `f(logit, id)` for all of the warp's segment, in ascending order. HELD: the part is in shared memory, and its length a
-// multiple of an access. Else the loads bypass the first cache, which nothing keeps up to date.
+// Neighbours that a lane has at a time. HELD: the part is in shared memory, and its length a multiple of an access.
+template <bool HELD>
+struct Few {
+  static constexpr int kNum = HELD ? kAccess : 1;
+  float logits[kNum];
+
+  // Loads from memory bypass the first cache, which nothing keeps up to date.
+  static __device__ Few load(const Part& part, int at) {
+    if constexpr (HELD) {
+      const float4 four = *reinterpret_cast<const float4*>(part.logits + at);
+      return {{four.x, four.y, four.z, four.w}};
+    } else {
+      return {{__ldcg(part.logits + at)}};
+    }
+  }
+
+  __device__ float max() const {
+    float max = logits[0];
+#pragma unroll
+    for (int i = 1; i < kNum; ++i) max = fmaxf(max, logits[i]);
+    return max;
+  }
+};
+
+// Calls `f(few, id of the first)` for all of the warp's segment, in ascending order.
+template <bool HELD, class F>
+__device__ __forceinline__ void for_each_few(const Part& part, F&& f) {
+  constexpr int kNum = Few<HELD>::kNum;
+  for (int at = part.begin + kNum * int(threadIdx.x % kWarp); at < part.end; at += kNum * kWarp) {
+    f(Few<HELD>::load(part, at), uint32_t(part.first + at));
+  }
+}
+
+// Calls `f(logit, id)` one by one.
 template <bool HELD, class F>
 __device__ __forceinline__ void for_each(const Part& part, F&& f) {
-  const int lane = threadIdx.x % kWarp;
-  if constexpr (HELD) {
-    for (int at = part.begin + kAccess * lane; at < part.end; at += kTile) {
-      const float4 four = *reinterpret_cast<const float4*>(part.logits + at);
-      const uint32_t id = uint32_t(part.first + at);
-      f(four.x, id), f(four.y, id + 1), f(four.z, id + 2), f(four.w, id + 3);
-    }
-  } else {
-#pragma unroll 4
-    for (int at = part.begin + lane; at < part.end; at += kWarp) f(__ldcg(part.logits + at), uint32_t(part.first + at));
-  }
+  for_each_few<HELD>(part, [&](const Few<HELD>& few, uint32_t id) {
+#pragma unroll
+    for (int i = 0; i < Few<HELD>::kNum; ++i) f(few.logits[i], id + i);
+  });
 }
 
 // Of a thread, a warp or a row.

@@ -32,7 +32,7 @@ struct Limit {
   static __device__ Limit none() { return {-INFINITY, kMaxId}; }
   static __device__ Limit at(uint64_t place) { return {logit_at(place), id_at(place)}; }
   __device__ bool keeps(float other, uint32_t other_id) const {
-    return other > logit || (other == logit && other_id <= id);
+    return (other > logit) | ((other == logit) & (other_id <= id));
   }
 };
 

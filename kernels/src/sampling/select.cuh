@@ -58,6 +58,15 @@ struct Measure {
 
   __device__ double goal(double total) const { return is_weight ? amount_wanted * total : amount_wanted; }
   __device__ float weight(float logit) const { return is_weight ? weigher(logit) : 1.0f; }
+  // Of neighbours at the same time: one branch for all.
+  template <int N>
+  __device__ void weigh(const float (&logits)[N], float (&weights)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) weights[i] = 1.0f;
+    if (!is_weight) return;
+#pragma unroll
+    for (int i = 0; i < N; ++i) weights[i] = weigher(logits[i]);
+  }
 
   // Weights in the bin are below 1.02 * 2^(1 - e) and not below 2^-e for e = scale - 23.
   __device__ int scale(int bin) const { return is_weight ? int(float(bin + 1) * (kWidth * 1.44269504f)) + 24 : 0; }
@@ -252,12 +261,19 @@ __device__ __forceinline__ Limit select(Team& team, Selection& selection, const 
     clear(selection);
     double sum = 0.0;
     if (cut.bin < 0) {
-      for_each<HELD>(part, [&](float logit, uint32_t id) {
-        if (logit < measure.lowest || !limit.keeps(logit, id)) return;
-        const float weight = measure.weight(logit);
-        sum += double(weight);
-        const int bin = bins.of(logit);
-        if (bin < measure.num_cut_bins) add_units(selection, bin, measure.units(weight, bin));
+      const float lowest = fmaxf(measure.lowest, limit.logit);
+      for_each_few<HELD>(part, [&](const Few<HELD>& few, uint32_t id) {
+        if (few.max() < lowest) return;
+        float weights[Few<HELD>::kNum];
+        measure.weigh(few.logits, weights);
+#pragma unroll
+        for (int i = 0; i < Few<HELD>::kNum; ++i) {
+          const float logit = few.logits[i];
+          const bool counts = (logit >= measure.lowest) & limit.keeps(logit, id + i);
+          sum += counts ? double(weights[i]) : 0.0;
+          const int bin = bins.of(logit);
+          if (counts & (bin < measure.num_cut_bins)) add_units(selection, bin, measure.units(weights[i], bin));
+        }
       });
     } else {
       for_each_left([&](uint64_t place) {
