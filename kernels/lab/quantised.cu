@@ -336,52 +336,50 @@ double read_tbps(const Device<uint8_t>& bytes) {
   return double(bytes.len()) / us * 1e-6;
 }
 
-struct Variant {
-  const char* name;
-  Enqueue q8_0;
-  Enqueue q4_k;
-};
+// ---- Other cuts ----
 
-template <int STAGES, int MAX_WARPS, int MIN_BLOCKS>
-Variant variant(const char* name, int blocks_per_processor) {
+template <class F, int STAGES, int MAX_WARPS, int MIN_BLOCKS>
+Enqueue cut() {
   using namespace pw::quantised;
-  using Q8Cut = Cut<Q8_0, STAGES, 4>;
-  using Q4Cut = Cut<Q4_K, STAGES, 1>;
-  return {name,
-          [=](const PwQuantisedProduct& op, PwStream stream) {
-            const ProductPlan plan = usual_plan<Q8_0, Q8Cut>(op.weight, MAX_WARPS, blocks_per_processor);
-            return launch_product<Q8_0, __nv_bfloat16, 1, Q8Cut, MAX_WARPS, MIN_BLOCKS>(op, plan, stream);
-          },
-          [=](const PwQuantisedProduct& op, PwStream stream) {
-            const ProductPlan plan = usual_plan<Q4_K, Q4Cut>(op.weight, MAX_WARPS, blocks_per_processor);
-            return launch_product<Q4_K, __nv_bfloat16, 1, Q4Cut, MAX_WARPS, MIN_BLOCKS>(op, plan, stream);
-          }};
+  return [](const PwQuantisedProduct& op, PwStream stream) {
+    using C = Cut<F, STAGES, F::kCols == 256 ? 1 : 4>;
+    const ProductPlan plan = usual_plan<F, C>(op.weight, MAX_WARPS, MIN_BLOCKS);
+    return launch_product<F, __nv_bfloat16, 1, C, MAX_WARPS, MIN_BLOCKS>(op, plan, stream);
+  };
+}
+
+template <class F>
+void time_cuts(const Format& format, Device<uint8_t>& buffer, const Device<uint16_t>& x, const Device<uint16_t>& out) {
+  const std::pair<const char*, Enqueue> cuts[] = {
+      {"8 warps, 3 blocks, 2 stages", cut<F, 2, 8, 3>()},
+      {"8 warps, 2 blocks, 3 stages", cut<F, 3, 8, 2>()},
+      {"8 warps, 2 blocks, 4 stages", cut<F, 4, 8, 2>()},
+      {"16 warps, 2 blocks, 2 stages", cut<F, 2, 16, 2>()},
+      {"16 warps, 1 block, 2 stages", cut<F, 2, 16, 1>()},
+  };
+  for (int rows : {1, 8}) {
+    std::printf("\n%s, %d rows: TB/s of weights\n%-28s", format.name, rows, "");
+    for (const Shape& s : kShapes) std::printf(" %6dx%-5d", s.n, s.k);
+    for (const auto& [name, enqueue] : cuts) {
+      std::printf("\n%-28s", name);
+      for (const Shape& s : kShapes) {
+        if (s.k % format.cols != 0) continue;
+        const Pool pool(format, s.k, buffer);
+        std::printf(" %12.2f", product_tbps(pool, s.n, rows, x, out, enqueue));
+      }
+      std::fflush(stdout);
+    }
+    std::printf("\n");
+  }
 }
 
 void time_variants(Device<uint8_t>& buffer, const Device<uint16_t>& x, const Device<uint16_t>& out) {
-  const Variant variants[] = {
-      variant<2, 8, 3>("8w 3b s2", 3),  variant<2, 8, 3>("8w 3b s2 grid 2", 2), variant<3, 8, 2>("8w 2b s3", 2),
-      variant<4, 8, 2>("8w 2b s4", 2),  variant<4, 8, 3>("8w 3b s4", 3),        variant<2, 8, 4>("8w 4b s2", 4),
-      variant<2, 16, 1>("16w 1b s2", 1), variant<4, 16, 1>("16w 1b s4", 1),     variant<2, 16, 2>("16w 2b s2", 2),
-      variant<2, 4, 6>("4w 6b s2", 6),  variant<4, 4, 6>("4w 6b s4", 6),
-  };
-  for (int f : {2, 3}) {
-    for (int rows : {1, 8}) {
-      std::printf("\nvariants, %s, %d rows: TB/s of weights\n%-18s", kFormats[f].name, rows, "");
-      for (const Shape& s : kShapes) std::printf(" %6dx%-5d", s.n, s.k);
-      for (const Variant& v : variants) {
-        std::printf("\n%-18s", v.name);
-        for (const Shape& s : kShapes) {
-          if (s.k % kFormats[f].cols != 0) continue;
-          const Pool pool(kFormats[f], s.k, buffer);
-          std::printf(" %12.2f", product_tbps(pool, s.n, rows, x, out, f == 2 ? v.q8_0 : v.q4_k));
-        }
-        std::fflush(stdout);
-      }
-      std::printf("\n");
-    }
-  }
+  time_cuts<pw::quantised::Q8_0>(kFormats[2], buffer, x, out);
+  time_cuts<pw::quantised::Q4_K>(kFormats[3], buffer, x, out);
+  time_cuts<pw::quantised::Q6_K>(kFormats[4], buffer, x, out);
 }
+
+// ---- The library's choice ----
 
 void time_all(Device<uint8_t>& buffer, const Device<uint16_t>& x, const Device<uint16_t>& out, double limit) {
   std::printf("\n%-5s %-12s %7s  TB/s of weights at rows 1, 2, 4, 8, 16 (and of the read limit)\n", "", "n x k", "MB");
@@ -433,9 +431,6 @@ int main(int argc, char** argv) {
   const double limit = read_tbps(buffer);
   std::printf("\ncopy %.2f TB/s, read %.2f TB/s\n", lab::copy_rate_tbps(), limit);
   time_variants(buffer, x, out);
-  time_all(buffer, x, out, limit);
-  pw::starts_early() = false;
-  std::printf("\nwithout the early start:\n");
   time_all(buffer, x, out, limit);
   time_expand(buffer);
   return lab::failures() > 0;

@@ -7,16 +7,25 @@ namespace pw {
 namespace quantised {
 namespace {
 
+// Most warps of a CUDA block. Results depend on it: it is the same for all numbers of rows.
+constexpr int kMaxWarps = 8;
+
+// Stages of 1 to 2 KiB. Two of them, and three CUDA blocks a processor, keep enough bytes under way and leave the L1 cache
+// its share for the activations; unpacking Q4_K takes longer, and gains more from a third stage than from a third block.
 template <class F>
-constexpr int kUsualStageBlocks = F::kCols == 256 ? 1 : (F::kStoredBytes > 20 ? 4 : 8);
-template <class F>
-using UsualCut = Cut<F, 2, kUsualStageBlocks<F>>;
+struct Usual {
+  static constexpr bool kDeep = F::kFormat == PW_Q4_K;
+  static constexpr int kStageBlocks = F::kCols == 256 ? 1 : (F::kStoredBytes > 20 ? 4 : 8);
+  static constexpr int kBlocks = kDeep ? 2 : 3;
+  using C = Cut<F, kDeep ? 3 : 2, kStageBlocks>;
+};
 
 template <class F, class T>
 PwStatus launch(const PwQuantisedProduct& op, PwStream stream) {
-  const ProductPlan plan = usual_plan<F, UsualCut<F>>(op.weight, 8, 3);
-  if (op.rows <= kRowsAtOnce) return launch_product<F, T, 1, UsualCut<F>, 8, 3>(op, plan, stream);
-  return launch_product<F, T, 2, UsualCut<F>, 8, 2>(op, plan, stream);
+  using C = typename Usual<F>::C;
+  const ProductPlan plan = usual_plan<F, C>(op.weight, kMaxWarps, Usual<F>::kBlocks);
+  if (op.rows <= kRowsAtOnce) return launch_product<F, T, 1, C, kMaxWarps, Usual<F>::kBlocks>(op, plan, stream);
+  return launch_product<F, T, 2, C, kMaxWarps, 2>(op, plan, stream);
 }
 
 }  // namespace
