@@ -338,11 +338,11 @@ double read_tbps(const Device<uint8_t>& bytes) {
 
 // ---- Other cuts ----
 
-template <class F, int STAGES, int MAX_WARPS, int MIN_BLOCKS>
+template <class F, int STAGES, int MAX_WARPS, int MIN_BLOCKS, int GROUP_UNITS = 4>
 Enqueue cut() {
   using namespace pw::quantised;
   return [](const PwQuantisedProduct& op, PwStream stream) {
-    using C = Cut<F, STAGES, F::kCols == 256 ? 1 : 4>;
+    using C = Cut<F, STAGES, F::kCols == 256 ? 1 : 4, GROUP_UNITS>;
     const ProductPlan plan = usual_plan<F, C>(op.weight, MAX_WARPS, MIN_BLOCKS);
     return launch_product<F, __nv_bfloat16, 1, C, MAX_WARPS, MIN_BLOCKS>(op, plan, stream);
   };
@@ -356,6 +356,9 @@ void time_cuts(const Format& format, Device<uint8_t>& buffer, const Device<uint1
       {"8 warps, 2 blocks, 4 stages", cut<F, 4, 8, 2>()},
       {"16 warps, 2 blocks, 2 stages", cut<F, 2, 16, 2>()},
       {"16 warps, 1 block, 2 stages", cut<F, 2, 16, 1>()},
+      {"8, 3, 2, in groups of 8", cut<F, 2, 8, 3, F::kCols == 256 ? 8 : 4>()},
+      {"8, 2, 3, in groups of 8", cut<F, 3, 8, 2, F::kCols == 256 ? 8 : 4>()},
+      {"16, 1, 2, in groups of 8", cut<F, 2, 16, 1, F::kCols == 256 ? 8 : 4>()},
   };
   for (int rows : {1, 8}) {
     std::printf("\n%s, %d rows: TB/s of weights\n%-28s", format.name, rows, "");

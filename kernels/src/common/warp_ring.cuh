@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "common/mbarrier.cuh"
+
 namespace pw {
 
 template <int STAGES>
@@ -17,11 +19,11 @@ class WarpRing {
   // Both in shared memory and of this warp alone: `stages` is [STAGES][stage_bytes], aligned to 16 bytes, and `barriers`
   // is [STAGES]. All lanes construct.
   __device__ WarpRing(uint8_t* stages, int stage_bytes, uint64_t* barriers)
-      : stages_(stages), stage_bytes_(stage_bytes), barriers_(shared_address(barriers)) {
+      : stages_(stages), stage_bytes_(stage_bytes), barriers_(barriers) {
 #if __CUDA_ARCH__ >= 900
     if (lane() == 0) {
-      for (int i = 0; i < STAGES; ++i) asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(barriers_ + 8 * i) : "memory");
-      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+      for (int i = 0; i < STAGES; ++i) mbarrier_init(barriers_ + i, 1);
+      mbarrier_init_done();
     }
     __syncwarp();
 #endif
@@ -33,12 +35,11 @@ class WarpRing {
     __syncwarp();
 #if __CUDA_ARCH__ >= 900
     if (lane() == 0 && bytes > 0) {
-      const uint32_t barrier = barriers_ + 8 * tail_;
-      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+      mbarrier_arrive_expecting(barriers_ + tail_, uint32_t(bytes));
       asm volatile(
           "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
               shared_address(stages_ + tail_ * stage_bytes_)),
-          "l"(from), "r"(bytes), "r"(barrier)
+          "l"(from), "r"(bytes), "r"(shared_address(barriers_ + tail_))
           : "memory");
     }
 #else
@@ -56,7 +57,7 @@ class WarpRing {
   __device__ const uint8_t* wait() {
     const uint8_t* stage = stages_ + head_ * stage_bytes_;
 #if __CUDA_ARCH__ >= 900
-    wait_for_phase(barriers_ + 8 * head_, phase_);
+    mbarrier_wait(barriers_ + head_, phase_);
 #else
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
     __syncwarp();
@@ -69,33 +70,9 @@ class WarpRing {
  private:
   static __device__ int lane() { return threadIdx.x % 32; }
 
-  static __device__ uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-  }
-
-#if __CUDA_ARCH__ >= 900
-  // With PW_MAX_SPINS a copy that never arrives ends the kernel with a trap.
-  static __device__ void wait_for_phase(uint32_t barrier, uint32_t phase) {
-    uint32_t done = 0;
-#ifdef PW_MAX_SPINS
-    int spins = 0;
-#endif
-    while (!done) {
-      asm volatile(
-          "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-          : "=r"(done)
-          : "r"(barrier), "r"(phase)
-          : "memory");
-#ifdef PW_MAX_SPINS
-      if (++spins == PW_MAX_SPINS) __trap();
-#endif
-    }
-  }
-#endif
-
   uint8_t* stages_;
   int stage_bytes_;
-  uint32_t barriers_;
+  uint64_t* barriers_;
   int head_ = 0;
   int tail_ = 0;
   uint32_t phase_ = 0;

@@ -3,6 +3,8 @@
 //
 // x = scale * q - minimum is never formed: the integers q fit exactly into bf16 and f16, so that a product sums q . a
 // over a unit (or half of one) in f32, and the scale multiplies the sum. Values are those of the format, to f32 accuracy.
+// Where the sum of the activations is needed for a minimum anyway, quants stay 16 larger than they are, and the minimum's
+// factor takes it back: scale * q - minimum = scale * (16 + q) - (minimum + 16 * scale).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -34,10 +36,10 @@ struct Pairs;
 template <>
 struct Pairs<__nv_bfloat16> {
   static constexpr uint32_t kOne = 0x3f803f80;
-  // 16 with a last mantissa bit of 1/8: four bits from bit 3 on add 0 to 15.
-  static constexpr uint32_t k4Bits = 0x41804180;
-  static constexpr uint32_t k4BitsZero = 0x41804180;
-  static constexpr uint32_t k4BitsEight = 0x41c041c0;
+  // 16 has a last mantissa bit of 1/8: four bits from bit 3 on add 0 to 15.
+  static constexpr int kNibbleAt = 3;
+  static constexpr uint32_t k16 = 0x41804180;
+  static constexpr uint32_t k24 = 0x41c041c0;
   // 64 with a last bit of 1/2: six bits from bit 1 on add 0 to 63.
   static constexpr uint32_t k6Bits = 0x42804280;
   static constexpr uint32_t k6Bits32 = 0x42c042c0;
@@ -57,10 +59,10 @@ struct Pairs<__nv_bfloat16> {
 template <>
 struct Pairs<__half> {
   static constexpr uint32_t kOne = 0x3c003c00;
-  // 128 with a last bit of 1/8, and 512 with a last bit of 1/2.
-  static constexpr uint32_t k4Bits = 0x58005800;
-  static constexpr uint32_t k4BitsZero = 0x58005800;
-  static constexpr uint32_t k4BitsEight = 0x58405840;
+  // 16 with a last bit of 1/64, and 512 with a last bit of 1/2.
+  static constexpr int kNibbleAt = 6;
+  static constexpr uint32_t k16 = 0x4c004c00;
+  static constexpr uint32_t k24 = 0x4e004e00;
   static constexpr uint32_t k6Bits = 0x60006000;
   static constexpr uint32_t k6Bits32 = 0x60406040;
 
@@ -86,30 +88,38 @@ struct UnitOperand {
   __device__ uint32_t& pair(int p, int row_half) { return halves[p / 2][p % 2 * 2 + row_half]; }
 };
 
+// Quants of four bits, each 16 larger.
 template <class T>
-__device__ UnitOperand four_bit_operand(const uint8_t* quants, int unit, int lane, uint32_t zero) {
+__device__ UnitOperand sixteen_and_nibbles(const uint8_t* quants, int unit, int lane) {
   const uint2 words = reinterpret_cast<const uint2*>(quants)[unit * 32 + lane];
   UnitOperand operand;
 #pragma unroll
   for (int p = 0; p < 4; ++p) {
-    constexpr uint32_t kMask = 0x000f000fu << kNibbleShift;
-    operand.pair(p, 0) = Pairs<T>::subtract(and_or(rotate_right(words.x, 4 * p), kMask, Pairs<T>::k4Bits), zero);
-    operand.pair(p, 1) = Pairs<T>::subtract(and_or(rotate_right(words.y, 4 * p), kMask, Pairs<T>::k4Bits), zero);
+    constexpr uint32_t kMask = 0x000f000fu << Pairs<T>::kNibbleAt;
+    const int by = (32 + 4 * p + kNibbleShift - Pairs<T>::kNibbleAt) % 32;
+    operand.pair(p, 0) = and_or(rotate_right(words.x, by), kMask, Pairs<T>::k16);
+    operand.pair(p, 1) = and_or(rotate_right(words.y, by), kMask, Pairs<T>::k16);
   }
   return operand;
 }
 
 template <class T>
 __device__ UnitOperand unit_operand(Q4_0, const uint8_t* block, int unit, int lane) {
-  return four_bit_operand<T>(block, unit, lane, Pairs<T>::k4BitsEight);
+  UnitOperand operand = sixteen_and_nibbles<T>(block, unit, lane);
+#pragma unroll
+  for (int p = 0; p < 4; ++p) {
+    operand.pair(p, 0) = Pairs<T>::subtract(operand.pair(p, 0), Pairs<T>::k24);
+    operand.pair(p, 1) = Pairs<T>::subtract(operand.pair(p, 1), Pairs<T>::k24);
+  }
+  return operand;
 }
 template <class T>
 __device__ UnitOperand unit_operand(Q4_1, const uint8_t* block, int unit, int lane) {
-  return four_bit_operand<T>(block, unit, lane, Pairs<T>::k4BitsZero);
+  return sixteen_and_nibbles<T>(block, unit, lane);
 }
 template <class T>
 __device__ UnitOperand unit_operand(Q4_K, const uint8_t* block, int unit, int lane) {
-  return four_bit_operand<T>(block, unit, lane, Pairs<T>::k4BitsZero);
+  return sixteen_and_nibbles<T>(block, unit, lane);
 }
 
 template <class T>
@@ -155,7 +165,8 @@ __device__ inline float2 half_pair(uint32_t bits) {
   return __half22float2(reinterpret_cast<const __half2&>(bits));
 }
 
-// Scales of the two halves of a unit, where they differ; or a scale and the (negated) minimum of all of it.
+// Scales of the two halves of a unit, where they differ; or the scale of all of it and what multiplies the sum of its
+// activations.
 struct UnitScales {
   RowPair first;
   RowPair second;
@@ -178,7 +189,7 @@ __device__ inline UnitScales unit_scales(Q8_0, const uint8_t* block, const float
 __device__ inline UnitScales unit_scales(Q4_1, const uint8_t* block, const float4*, int, int g) {
   const uint2 bits = reinterpret_cast<const uint2*>(block + Q4_1::kScalesAt)[g];
   const float2 d = half_pair(bits.x), m = half_pair(bits.y);
-  return {{d.x, d.y}, {m.x, m.y}};
+  return {{d.x, d.y}, {__fmaf_rn(-16, d.x, m.x), __fmaf_rn(-16, d.y, m.y)}};
 }
 
 // The others prepare those of a block once: [8 units][8 of g], each lane two of them, in shared memory of the warp.
@@ -190,20 +201,22 @@ __device__ UnitScales unit_scales(F, const uint8_t*, const float4* prepared, int
   return {{scales.x, scales.y}, {scales.z, scales.w}};
 }
 
-// (scale, minimum) of units 2 t and 2 t + 1 of one row.
+// Of units 2 t and 2 t + 1 of one row: the scale, and the factor of the activations' sum.
 __device__ inline float4 pair_of_scales(const uint8_t* row, int t) {
   const float2 d = half_pair(*reinterpret_cast<const uint32_t*>(row));
   const uint32_t low = reinterpret_cast<const uint16_t*>(row + 4)[t], upper = row[12 + t];
   const auto value = [&](int i) { return float((low >> (4 * i) & 15) | (upper >> (2 * i) & 3) << 4); };
-  return make_float4(d.x * value(0), d.y * value(1), d.x * value(2), d.y * value(3));
+  const auto factor = [&](float scale, float minimum) { return __fmaf_rn(-16, scale, -minimum); };
+  const float first = d.x * value(0), second = d.x * value(2);
+  return make_float4(first, factor(first, d.y * value(1)), second, factor(second, d.y * value(3)));
 }
 
 __device__ inline void prepare_scales(Q4_K, const uint8_t* block, int lane, float4* prepared) {
   const int g = lane / 4, t = lane % 4;
   const float4 low = pair_of_scales(block + Q4_K::kScalesAt + g * 16, t);
   const float4 high = pair_of_scales(block + Q4_K::kScalesAt + (g + 8) * 16, t);
-  prepared[2 * t * 8 + g] = make_float4(low.x, high.x, -low.y, -high.y);
-  prepared[(2 * t + 1) * 8 + g] = make_float4(low.z, high.z, -low.w, -high.w);
+  prepared[2 * t * 8 + g] = make_float4(low.x, high.x, low.y, high.y);
+  prepared[(2 * t + 1) * 8 + g] = make_float4(low.z, high.z, low.w, high.w);
 }
 
 __device__ inline void prepare_scales(Q6_K, const uint8_t* block, int lane, float4* prepared) {

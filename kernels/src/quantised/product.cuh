@@ -18,16 +18,18 @@ namespace quantised {
 
 // Rows of activations of one product instruction.
 constexpr int kRowsAtOnce = 8;
-// Units whose activations are loaded together.
-constexpr int kGroupUnits = 4;
+// Most units whose activations of 8 rows a lane holds at a time.
+constexpr int kMaxUnitsHeld = 8;
 // Floats from one column of a warp's partial sums to the next: writes and reads touch different banks.
 constexpr int kPartialStride = kTileRows + 4;
 
 // How a product is cut; results depend on `warps` and STAGE_BLOCKS.
-template <class F, int STAGES, int STAGE_BLOCKS>
+template <class F, int STAGES, int STAGE_BLOCKS, int GROUP_UNITS = 4>
 struct Cut {
   static constexpr int kStages = STAGES;
   static constexpr int kStageBlocks = STAGE_BLOCKS;
+  // Units whose activations are loaded together.
+  static constexpr int kGroupUnits = GROUP_UNITS;
   static constexpr int kStageUnits = STAGE_BLOCKS * kBlockUnits<F>;
   static constexpr int kStageBytes = STAGE_BLOCKS * kBlockBytes<F>;
 };
@@ -130,6 +132,7 @@ __global__ void __launch_bounds__(MAX_WARPS * 32, MIN_BLOCKS) product(const PwQu
   extern __shared__ __align__(128) uint8_t shared_bytes[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int g = lane / 4, t = lane % 4;
+  constexpr int kGroupUnits = C::kGroupUnits < kMaxUnitsHeld / ROW_TILES ? C::kGroupUnits : kMaxUnitsHeld / ROW_TILES;
   const Shared<F, C, ROW_TILES> shared{shared_bytes, warps};
 
   const int blocks = op.weight.k / F::kCols;
