@@ -216,7 +216,7 @@ int main(int argc, char** argv) {
   const std::vector<Version> versions = {
       {"library", library},
       {"no early start", library, false},
-      {"launched for 16 splits", library, true, PW_MAX_SPLITS},
+      {"launched for 16 splits", library, true, lab::kMaxSplits},
       {"not split", library, true, 0, INT32_MAX / 2},
       {"plain kernel", launch_plain<Bf16, Bf16>},
   };

@@ -79,7 +79,7 @@ class DecodeBench {
     int num_items = 0;
     for (int set = 0; set < sets; ++set) {
       Plan plan;
-      const int split = split_tokens > 0 ? split_tokens : pw_decode_split_tokens(s.context);
+      const int split = split_tokens > 0 ? split_tokens : split_tokens_of(s.context);
       for (int t = 0; t < s.tokens; ++t) plan.add(t, set * s.tokens + t, 0, s.context, split);
       all.items.insert(all.items.end(), plan.items.begin(), plan.items.end());
       num_items = int(plan.items.size());

@@ -27,7 +27,16 @@ inline float get(const std::vector<uint8_t>& bytes, size_t index, PwElement elem
   return element == PW_F32 ? value : from_bits(half, element);
 }
 
-// What the host does once a step: splits of each token's context, at most PW_MAX_SPLITS of them.
+constexpr int kMaxSplits = 16;
+
+// How long the splits of a context are, as crates/backend-cuda/src/plan.rs cuts it.
+inline int split_tokens_of(int num_tokens) {
+  constexpr int kStep = 256;
+  const int per_split = (num_tokens + kMaxSplits - 1) / kMaxSplits;
+  return std::max((per_split + kStep - 1) / kStep, 1) * kStep;
+}
+
+// What the host does once a step: splits of each token's context, at most kMaxSplits of them.
 struct Plan {
   std::vector<PwDecodeItem> items;
   int partials = 0;
@@ -107,7 +116,7 @@ struct Problem {
     Plan plan;
     for (int t = 0; t < tokens(); ++t) {
       const int seen = contexts[t] - begin(t);
-      const int split = split_tokens > 0 ? split_tokens : pw_decode_split_tokens(seen);
+      const int split = split_tokens > 0 ? split_tokens : split_tokens_of(seen);
       if (only < 0 || t == only) plan.add(t, slot(t), begin(t), contexts[t], split);
     }
     return plan;

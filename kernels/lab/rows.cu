@@ -168,18 +168,6 @@ void check_silu_and_bias(PwElement element, Shape shape, Random& random) {
   expect("add_bias", element, shape.rows, shape.cols, in_place, biased, allowed(element));
 }
 
-void check_convert(PwElement from, PwElement to, size_t len, Random& random) {
-  const std::vector<float> x = random_values(len, from, random);
-  std::vector<double> expected;
-  for (float value : x) expected.push_back(round_to(value, to));
-  const Array device_x(x, from), out(len, to);
-  const PwConvert op = {device_x.get(), out.get(), int64_t(len), from, to};
-  LAB_OK(pw_convert(&op, nullptr));
-  char what[64];
-  std::snprintf(what, sizeof what, "convert from %s to", name_of(from));
-  expect(what, to, 1, int(len), out, expected, 0);
-}
-
 // As `tensor_backend::RandomElements` defines them.
 void check_fill_random(PwElement element, size_t len) {
   const Array out(len, element);
@@ -316,23 +304,7 @@ struct Rope {
   }
 };
 
-void check_copies_and_updates(int64_t block_bytes, Random& random) {
-  const int num_blocks = 9;
-  std::vector<uint8_t> bytes(size_t(num_blocks) * block_bytes);
-  for (auto& byte : bytes) byte = uint8_t(random.next());
-  const std::vector<int32_t> copies = {0, 3, 0, 8, 4, 5};
-  Device<uint8_t> pool(bytes);
-  const Device<int32_t> device_copies(copies);
-  const PwCopyBlocks op = {pool.get(), device_copies.get(), 3, block_bytes};
-  LAB_OK(pw_copy_blocks(&op, nullptr));
-  for (int i = 0; i < 3; ++i) {
-    std::copy_n(&bytes[size_t(copies[2 * i] * block_bytes)], block_bytes, &bytes[size_t(copies[2 * i + 1] * block_bytes)]);
-  }
-  LAB_CUDA(cudaDeviceSynchronize());
-  char what[64];
-  std::snprintf(what, sizeof what, "copy_blocks of %lld bytes", static_cast<long long>(block_bytes));
-  lab::check(what, pool.read() == bytes ? 0 : 1, 0);
-
+void check_updates() {
   std::vector<int32_t> tables(5 * 70, -1);
   std::vector<PwTableUpdate> updates;
   for (int i = 0; i < 300; ++i) updates.push_back({i / 70, i % 70, i * 3});
@@ -355,7 +327,6 @@ void check_all() {
       check_silu_and_bias(element, shape, random);
     }
     for (PwElement to : kElements) {
-      for (size_t len : {1, 8, 1001, 70000}) check_convert(element, to, len, random);
       for (RopeShape shape : kRopeShapes) {
         Rope({shape, element, to, false}, random).check(random);
         Rope({shape, element, to, true}, random).check(random);
@@ -363,7 +334,7 @@ void check_all() {
     }
     for (size_t len : {3, 70000}) check_fill_random(element, len);
   }
-  for (int64_t bytes : {4, 100, 16, 40960}) check_copies_and_updates(bytes, random);
+  check_updates();
   std::printf("%d results of row ops compared\n", num_expected);
   lab::check("pw_check_device", pw_check_device(), 0);
   lab::check("pw_abi_version", pw_abi_version() == PW_ABI_VERSION ? 0 : 1, 0);
@@ -456,14 +427,6 @@ void time_all() {
     time({"add_bias", rows, cols, 2 * row_bytes, [&](cudaStream_t stream, int i) {
             const PwAddBias op = {y(i), weight.get(), rows, cols, PW_BF16};
             LAB_OK(pw_add_bias(&op, stream));
-          }}, rate);
-  }
-  const std::vector<int32_t> copies = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const Device<int32_t> device_copies(copies);
-  for (int num : {1, 8}) {
-    time({"copy_blocks", num, 2 << 20, 2.0 * num * (2 << 20), [&](cudaStream_t stream, int) {
-            const PwCopyBlocks op = {big.get(), device_copies.get(), num, 2 << 20};
-            LAB_OK(pw_copy_blocks(&op, stream));
           }}, rate);
   }
 }

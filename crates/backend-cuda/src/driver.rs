@@ -79,7 +79,7 @@ impl Device {
         unsafe { result::stream::synchronize(self.stream) }.during("cuStreamSynchronize")
     }
 
-    /// Copies host bytes; returns when they may be overwritten.
+    /// Copies host bytes. Pageable ones may be overwritten when it returns, page-locked ones when the stream has passed.
     pub(crate) fn copy_to_device(&self, to: DeviceRange, bytes: &[u8]) -> Result<(), CudaError> {
         assert!(bytes.len() <= to.bytes, "a transfer stays inside of its target");
         if bytes.is_empty() {

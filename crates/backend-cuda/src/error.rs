@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::DriverError;
-use kernels_sys::{LoadError, PwStatus};
+use kernels_sys::LoadError;
 use model_format::TensorFormat;
 use tensor_backend::Element;
 
@@ -58,12 +58,12 @@ pub enum CudaError {
         source: CublasError,
     },
     /// A kernel was not enqueued.
-    #[error("{kernel} failed: {}", status_name(*.status))]
+    #[error("{kernel} failed: {reason}")]
     Kernel {
         /// The entry point.
         kernel: &'static str,
-        /// What it answered.
-        status: PwStatus,
+        /// What it answered, as the library names it.
+        reason: String,
     },
     /// For the operator: the device has not that much memory left.
     #[error("the GPU has no room for {bytes} bytes of {what}")]
@@ -93,15 +93,6 @@ pub enum CudaError {
 
 fn list(folders: &[PathBuf]) -> String {
     folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Statuses of the kernels' C ABI: its own below zero, the runtime's above.
-fn status_name(status: PwStatus) -> String {
-    match status {
-        kernels_sys::PW_UNSUPPORTED => "this shape, element or format is not supported".to_string(),
-        kernels_sys::PW_INVALID => "a size or an alignment is out of range (a bug)".to_string(),
-        code => format!("CUDA error {code}"),
-    }
 }
 
 /// Names the call that failed.

@@ -2,6 +2,7 @@
 //! callers' business: they hold it. Knows no shapes.
 #![allow(unsafe_code, reason = "calls into the kernel library")]
 
+use core::ffi::CStr;
 use std::sync::Arc;
 
 use kernels_sys::{
@@ -34,7 +35,7 @@ macro_rules! enqueue {
                 // SAFETY: the params live through the call, and their pointers are into memory that the backend owns and
                 // frees only when the stream has passed.
                 let status = unsafe { self.library.$entry(op, self.stream()) };
-                check(stringify!($entry), status)
+                check(self.library, stringify!($entry), status)
             }
         )*
     };
@@ -43,7 +44,7 @@ macro_rules! enqueue {
 impl Kernels {
     pub(crate) fn new(library: &'static KernelLibrary, device: Arc<Device>) -> Result<Self, CudaError> {
         // SAFETY: takes nothing; the device's context is current.
-        check("pw_check_device", unsafe { library.pw_check_device() })?;
+        check(library, "pw_check_device", unsafe { library.pw_check_device() })?;
         Ok(Self { library, device })
     }
 
@@ -91,6 +92,11 @@ impl Kernels {
     }
 }
 
-fn check(kernel: &'static str, status: PwStatus) -> Result<(), CudaError> {
-    if status == PW_OK { Ok(()) } else { Err(CudaError::Kernel { kernel, status }) }
+fn check(library: &KernelLibrary, kernel: &'static str, status: PwStatus) -> Result<(), CudaError> {
+    if status == PW_OK {
+        return Ok(());
+    }
+    // SAFETY: takes a number; the name is a constant of the library, which is never unloaded.
+    let reason = unsafe { CStr::from_ptr(library.pw_status_name(status)) };
+    Err(CudaError::Kernel { kernel, reason: reason.to_string_lossy().into_owned() })
 }

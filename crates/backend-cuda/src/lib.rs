@@ -89,13 +89,14 @@ pub struct CudaBackend {
     scratch: Option<DeviceMemory>,
     /// Bytes of everything that was handed out.
     handed_out: u64,
-    /// Bytes of the device that were in use when all code was loaded and nothing handed out.
+    /// Bytes of the device that were in use when the libraries were open and nothing handed out.
     used_at_open: u64,
     device: Arc<Device>,
 }
 
 impl CudaBackend {
-    /// Opens the GPU and loads all code, so that nothing is loaded later.
+    /// Opens the GPU and the libraries. Their code is loaded by the first launch of each kernel, as CUDA does unless told
+    /// otherwise: all of cuBLASLt would take longer and more memory than a model.
     ///
     /// # Errors
     /// What is missing or does not fit, for the operator.
@@ -436,11 +437,8 @@ impl Backend for CudaBackend {
 
     /// A dense product is added to the residual stream while it is still in f32; then only the norm is left.
     fn matmul_add_rms_norm(&mut self, op: MatMulAddRmsNorm<'_, Self>) -> Result<(), CudaError> {
-        let MatMulAddRmsNorm { x, weight, product, residual, norm, eps, out, rows } = op;
-        let Some(matrix) = weight.as_dense() else {
-            self.matmul(MatMul { x, weight, bias: None, out: product, rows })?;
-            return self.add_rms_norm(AddRmsNorm { x: product, residual, weight: norm, eps, out, rows });
-        };
+        let Some(matrix) = op.weight.as_dense() else { return op.one_by_one(self) };
+        let MatMulAddRmsNorm { x, weight, residual, norm, eps, out, rows, .. } = op;
         let (n, k, element) = (weight.n, weight.k, self.element);
         let shape = ProductShape { rows, n, k, out_stride: n, element, out_element: element };
         let ranges = [matrix, x.leading(rows, k), residual.leading(rows, n)];

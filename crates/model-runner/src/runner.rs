@@ -206,8 +206,8 @@ impl<B: Backend> ModelRunner<B> {
         (&self.decoder, step)
     }
 
-    /// Records the decode steps that the backend names, each after it has run once: nothing is loaded, chosen or taken
-    /// later. They run on made-up rows, whose KV goes to block 0 before anybody has it.
+    /// Records the decode steps that the backend names, each after it has run once: recording cannot load code or
+    /// choose algorithms. They run on made-up rows, whose KV goes to block 0 before anybody has it.
     fn record_decodes(&mut self) -> Result<(), B::Error> {
         for rows in self.backend.graph_rows(&self.inputs) {
             if rows > self.logit_rows {

@@ -77,7 +77,8 @@ fn load<B: Backend + 'static>(
         && memory.iter().map(|entry| entry.bytes).sum::<u64>() > share_bytes
     {
         bail!(
-            "more was taken than --gpu-memory-utilization allows, which is {}; this is a bug, please report it\n{}",
+            "more is taken than --gpu-memory-utilization allows, which is {}: by others since the start, or by recorded steps; \
+             lower --max-num-seqs, or set --kv-cache-memory-bytes\n{}",
             report::mebibytes(share_bytes),
             report::ledger(memory.iter().map(|entry| (&*entry.name, entry.bytes)))
         );

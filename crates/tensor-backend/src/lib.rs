@@ -272,9 +272,7 @@ pub trait Backend: Sized + Send {
     /// # Errors
     /// An op could not be enqueued.
     fn matmul_add_rms_norm(&mut self, op: MatMulAddRmsNorm<'_, Self>) -> Result<(), Self::Error> {
-        let MatMulAddRmsNorm { x, weight, product, residual, norm, eps, out, rows } = op;
-        self.matmul(MatMul { x, weight, bias: None, out: product, rows })?;
-        self.add_rms_norm(AddRmsNorm { x: product, residual, weight: norm, eps, out, rows })
+        op.one_by_one(self)
     }
 
     /// `out = silu(x · gateᵀ) * (x · upᵀ)`, where `gate` and `up` are the two halves of one weight (Shazeer, 2020).

@@ -82,6 +82,18 @@ pub struct MatMulAddRmsNorm<'a, B: Backend> {
     pub rows: usize,
 }
 
+impl<B: Backend> MatMulAddRmsNorm<'_, B> {
+    /// The product, then sum and norm, as two ops.
+    ///
+    /// # Errors
+    /// An op could not be enqueued.
+    pub fn one_by_one(self, backend: &mut B) -> Result<(), B::Error> {
+        let Self { x, weight, product, residual, norm, eps, out, rows } = self;
+        backend.matmul(MatMul { x, weight, bias: None, out: product, rows })?;
+        backend.add_rms_norm(AddRmsNorm { x: product, residual, weight: norm, eps, out, rows })
+    }
+}
+
 /// See [`Backend::gated_matmul`].
 pub struct GatedMatMul<'a, B: Backend> {
     /// `[rows, k]`

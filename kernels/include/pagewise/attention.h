@@ -69,11 +69,6 @@ typedef struct PwDecodeAttention {
 
 PwStatus pw_decode_attention(const PwDecodeAttention *op, PwStream stream);
 
-/* How long a split of a context of num_tokens is: depends on nothing else, so that a result does not depend on the load.
- * A multiple of 256, such that there are at most PW_MAX_SPLITS. */
-#define PW_MAX_SPLITS 16
-int32_t pw_decode_split_tokens(int32_t num_tokens);
-
 /* Some new tokens of one row: the unit of work of the prefill kernel, for each query head (or group of them). */
 typedef struct PwPrefillTile {
   /* Index of the first token in q and out; the others follow */

@@ -111,17 +111,6 @@ typedef struct PwGatherRows {
 
 PwStatus pw_gather_rows(const PwGatherRows *op, PwStream stream);
 
-/* out[i] = x[i], converted. Where the element is the same it is a copy. */
-typedef struct PwConvert {
-  const void *x;
-  void *out;
-  int64_t num_elements;
-  PwElement from;
-  PwElement to;
-} PwConvert;
-
-PwStatus pw_convert(const PwConvert *op, PwStream stream);
-
 /* Element i = bound * (2 (mix(seed + i) >> 40) / 2^24 - 1), where mix is the output function of SplitMix64 (Steele, Lea and
  * Flood, 2014), rounded to the element: random weights, as `tensor_backend::RandomElements` defines them. */
 typedef struct PwFillRandom {
@@ -133,19 +122,6 @@ typedef struct PwFillRandom {
 } PwFillRandom;
 
 PwStatus pw_fill_random(const PwFillRandom *op, PwStream stream);
-
-/* Copies whole blocks, all layers: copies[i] = (from, to). All at once, so no copy may read or write a block that another
- * one writes. */
-typedef struct PwCopyBlocks {
-  void *pool;
-  /* [num_copies][2], on the device */
-  const int32_t *copies;
-  int32_t num_copies;
-  /* Bytes of a block over all layers; a multiple of 4 */
-  int64_t block_bytes;
-} PwCopyBlocks;
-
-PwStatus pw_copy_blocks(const PwCopyBlocks *op, PwStream stream);
 
 #ifdef __cplusplus
 }

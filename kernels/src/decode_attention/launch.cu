@@ -48,10 +48,3 @@ extern "C" PwStatus pw_decode_attention(const PwDecodeAttention* op, PwStream st
     });
   });
 }
-
-extern "C" int32_t pw_decode_split_tokens(int32_t num_tokens) {
-  constexpr int32_t kStep = 256;
-  const int32_t steps = (num_tokens + kStep - 1) / kStep;
-  const int32_t per_split = (steps + PW_MAX_SPLITS - 1) / PW_MAX_SPLITS;
-  return kStep * (per_split > 1 ? per_split : 1);
-}

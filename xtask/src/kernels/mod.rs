@@ -66,7 +66,7 @@ pub(crate) fn run(task: &Task) -> Result<()> {
         Task::Lab { name, targets, arguments } => lab(name, &targets.arch, arguments),
         Task::Tune { configs } => {
             let mut cargo = process::cargo();
-            cargo.args(["run", "--release", "--package", "backend-cuda", "--example", "tune_products", "--", "256"]);
+            cargo.args(["run", "--release", "--package", "backend-cuda", "--example", "tune_products", "--", "1024"]);
             process::run(cargo.args(configs.iter().map(|config| absolute(config)).collect::<Result<Vec<_>>>()?))
         }
     }

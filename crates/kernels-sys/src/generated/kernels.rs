@@ -7,7 +7,6 @@ pub const PW_INVALID: i32 = -2;
 pub const PW_F32: i32 = 0;
 pub const PW_F16: i32 = 1;
 pub const PW_BF16: i32 = 2;
-pub const PW_MAX_SPLITS: i32 = 16;
 pub const PW_Q4_0: i32 = 0;
 pub const PW_Q4_1: i32 = 1;
 pub const PW_Q8_0: i32 = 2;
@@ -989,39 +988,6 @@ impl Default for PwGatherRows {
         }
     }
 }
-/// out[i] = x[i], converted. Where the element is the same it is a copy.
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct PwConvert {
-    pub x: *const ::std::os::raw::c_void,
-    pub out: *mut ::std::os::raw::c_void,
-    pub num_elements: i64,
-    pub from: PwElement,
-    pub to: PwElement,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of PwConvert"][::std::mem::size_of::<PwConvert>() - 32usize];
-    ["Alignment of PwConvert"][::std::mem::align_of::<PwConvert>() - 8usize];
-    ["Offset of field: PwConvert::x"][::std::mem::offset_of!(PwConvert, x) - 0usize];
-    ["Offset of field: PwConvert::out"][::std::mem::offset_of!(PwConvert, out) - 8usize];
-    [
-        "Offset of field: PwConvert::num_elements",
-    ][::std::mem::offset_of!(PwConvert, num_elements) - 16usize];
-    [
-        "Offset of field: PwConvert::from",
-    ][::std::mem::offset_of!(PwConvert, from) - 24usize];
-    ["Offset of field: PwConvert::to"][::std::mem::offset_of!(PwConvert, to) - 28usize];
-};
-impl Default for PwConvert {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 /** Element i = bound * (2 (mix(seed + i) >> 40) / 2^24 - 1), where mix is the output function of SplitMix64 (Steele, Lea and
  Flood, 2014), rounded to the element: random weights, as `tensor_backend::RandomElements` defines them.*/
 #[repr(C)]
@@ -1054,44 +1020,6 @@ const _: () = {
     ][::std::mem::offset_of!(PwFillRandom, element) - 28usize];
 };
 impl Default for PwFillRandom {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
-/** Copies whole blocks, all layers: copies[i] = (from, to). All at once, so no copy may read or write a block that another
- one writes.*/
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct PwCopyBlocks {
-    pub pool: *mut ::std::os::raw::c_void,
-    /// [num_copies][2], on the device
-    pub copies: *const i32,
-    pub num_copies: i32,
-    /// Bytes of a block over all layers; a multiple of 4
-    pub block_bytes: i64,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of PwCopyBlocks"][::std::mem::size_of::<PwCopyBlocks>() - 32usize];
-    ["Alignment of PwCopyBlocks"][::std::mem::align_of::<PwCopyBlocks>() - 8usize];
-    [
-        "Offset of field: PwCopyBlocks::pool",
-    ][::std::mem::offset_of!(PwCopyBlocks, pool) - 0usize];
-    [
-        "Offset of field: PwCopyBlocks::copies",
-    ][::std::mem::offset_of!(PwCopyBlocks, copies) - 8usize];
-    [
-        "Offset of field: PwCopyBlocks::num_copies",
-    ][::std::mem::offset_of!(PwCopyBlocks, num_copies) - 16usize];
-    [
-        "Offset of field: PwCopyBlocks::block_bytes",
-    ][::std::mem::offset_of!(PwCopyBlocks, block_bytes) - 24usize];
-};
-impl Default for PwCopyBlocks {
     fn default() -> Self {
         let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
         unsafe {
@@ -1394,7 +1322,6 @@ pub struct KernelLibrary {
         op: *const PwDecodeAttention,
         stream: PwStream,
     ) -> PwStatus,
-    pub pw_decode_split_tokens: unsafe extern "C" fn(num_tokens: i32) -> i32,
     pub pw_prefill_attention: unsafe extern "C" fn(
         op: *const PwPrefillAttention,
         stream: PwStream,
@@ -1454,16 +1381,8 @@ pub struct KernelLibrary {
         op: *const PwGatherRows,
         stream: PwStream,
     ) -> PwStatus,
-    pub pw_convert: unsafe extern "C" fn(
-        op: *const PwConvert,
-        stream: PwStream,
-    ) -> PwStatus,
     pub pw_fill_random: unsafe extern "C" fn(
         op: *const PwFillRandom,
-        stream: PwStream,
-    ) -> PwStatus,
-    pub pw_copy_blocks: unsafe extern "C" fn(
-        op: *const PwCopyBlocks,
         stream: PwStream,
     ) -> PwStatus,
     pub pw_sample: unsafe extern "C" fn(
@@ -1494,10 +1413,6 @@ impl KernelLibrary {
             .map(|sym| *sym)?;
         let pw_decode_attention = unsafe { __library.get(b"pw_decode_attention\0") }
             .map(|sym| *sym)?;
-        let pw_decode_split_tokens = unsafe {
-            __library.get(b"pw_decode_split_tokens\0")
-        }
-            .map(|sym| *sym)?;
         let pw_prefill_attention = unsafe { __library.get(b"pw_prefill_attention\0") }
             .map(|sym| *sym)?;
         let pw_prefill_tile_tokens = unsafe {
@@ -1525,10 +1440,7 @@ impl KernelLibrary {
             .map(|sym| *sym)?;
         let pw_gather_rows = unsafe { __library.get(b"pw_gather_rows\0") }
             .map(|sym| *sym)?;
-        let pw_convert = unsafe { __library.get(b"pw_convert\0") }.map(|sym| *sym)?;
         let pw_fill_random = unsafe { __library.get(b"pw_fill_random\0") }
-            .map(|sym| *sym)?;
-        let pw_copy_blocks = unsafe { __library.get(b"pw_copy_blocks\0") }
             .map(|sym| *sym)?;
         let pw_sample = unsafe { __library.get(b"pw_sample\0") }.map(|sym| *sym)?;
         let pw_sample_scratch_bytes = unsafe {
@@ -1541,7 +1453,6 @@ impl KernelLibrary {
             pw_check_device,
             pw_status_name,
             pw_decode_attention,
-            pw_decode_split_tokens,
             pw_prefill_attention,
             pw_prefill_tile_tokens,
             pw_quantised_bytes,
@@ -1557,9 +1468,7 @@ impl KernelLibrary {
             pw_add_bias,
             pw_rope_append,
             pw_gather_rows,
-            pw_convert,
             pw_fill_random,
-            pw_copy_blocks,
             pw_sample,
             pw_sample_scratch_bytes,
         })
@@ -1585,9 +1494,6 @@ impl KernelLibrary {
         stream: PwStream,
     ) -> PwStatus {
         unsafe { (self.pw_decode_attention)(op, stream) }
-    }
-    pub unsafe fn pw_decode_split_tokens(&self, num_tokens: i32) -> i32 {
-        unsafe { (self.pw_decode_split_tokens)(num_tokens) }
     }
     pub unsafe fn pw_prefill_attention(
         &self,
@@ -1690,22 +1596,12 @@ impl KernelLibrary {
     ) -> PwStatus {
         unsafe { (self.pw_gather_rows)(op, stream) }
     }
-    pub unsafe fn pw_convert(&self, op: *const PwConvert, stream: PwStream) -> PwStatus {
-        unsafe { (self.pw_convert)(op, stream) }
-    }
     pub unsafe fn pw_fill_random(
         &self,
         op: *const PwFillRandom,
         stream: PwStream,
     ) -> PwStatus {
         unsafe { (self.pw_fill_random)(op, stream) }
-    }
-    pub unsafe fn pw_copy_blocks(
-        &self,
-        op: *const PwCopyBlocks,
-        stream: PwStream,
-    ) -> PwStatus {
-        unsafe { (self.pw_copy_blocks)(op, stream) }
     }
     /// Chooses or scores, and for each choice without fault sets last_sampled and extends the history.
     pub unsafe fn pw_sample(&self, op: *const PwSample, stream: PwStream) -> PwStatus {
