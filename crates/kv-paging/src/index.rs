@@ -159,6 +159,12 @@ impl PrefixIndex {
         }
     }
 
+    /// Reads where a look-up of the key begins, and lets the processor go on before it is there.
+    #[inline]
+    pub(crate) fn prefetch(&self, key: BlockKey) {
+        core::hint::black_box(self.slots[self.home(key.low_bits())].hash);
+    }
+
     /// Makes the node of `tokens` after `parent`, whose look-up just ended in `vacancy`, with its first block.
     #[inline]
     pub(crate) fn insert(

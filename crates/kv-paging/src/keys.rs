@@ -136,20 +136,22 @@ impl PrefixKeys {
         }
     }
 
-    /// Appends tokens. Every block that they fill gets its key.
+    /// Appends tokens. Every block that they fill gets its key; returns those keys.
     ///
     /// # Panics
     /// If the sequence grows beyond `u32::MAX` tokens.
-    pub fn extend(&mut self, tokens: &[TokenId]) {
+    pub fn extend(&mut self, tokens: &[TokenId]) -> &[BlockKey] {
         assert!(tokens.len() <= u32::MAX as usize - self.tokens.len(), "a sequence holds at most u32::MAX tokens");
         self.tokens.extend_from_slice(tokens);
         let block_size = self.block_size as usize;
         let hash_key = self.salt.hash_key();
+        let num_old = self.keys.len();
         let mut parent = self.keys.last().copied().unwrap_or_else(|| self.salt.root_key());
         for block in self.tokens[self.keys.len() * block_size..].chunks_exact(block_size) {
             parent = parent.child(hash_key, block);
             self.keys.push(parent);
         }
+        &self.keys[num_old..]
     }
 
     /// All tokens of the sequence.

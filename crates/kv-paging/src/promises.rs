@@ -9,7 +9,7 @@ use crate::ghosts::SAMPLING;
 use crate::index::{NodeId, Parent};
 use crate::list::{BlockList, Links};
 use crate::pool::{Block, Content, Place};
-use crate::{BlockId, BlockTable, PrefixKeys, StepId, StepOutcome, Tier};
+use crate::{BlockId, BlockKey, BlockTable, PrefixKeys, StepId, StepOutcome, Tier};
 
 /// The promised blocks.
 pub(crate) struct Promises {
@@ -81,6 +81,16 @@ impl KvCache {
             if is_retired {
                 self.publish(block);
             }
+        }
+    }
+
+    /// Says that the block with this key will soon be promised, so that the call which does it need not wait for memory:
+    /// the index of a large pool is in no cache, and its places are as scattered as hashes are. Pays where other work is
+    /// done between one key and the next; calls that take many keys overlap their own waits.
+    #[inline]
+    pub fn prefetch(&self, key: BlockKey) {
+        if self.config.prefix_caching == PrefixCaching::On {
+            self.index.prefetch(key);
         }
     }
 

@@ -116,7 +116,8 @@ impl Scheduler {
             return;
         }
         let &[token] = output.tokens_of(result) else { panic!("a sound row that samples has one token") };
-        request.keys.extend(&[token]);
+        // A key is promised by the next plan, which passes over all rows and nothing else.
+        request.keys.extend(&[token]).iter().for_each(|key| self.kv.prefetch(*key));
         request.usage.output_tokens += 1;
         running.num_tokens += 1;
         running.last_token = token;
