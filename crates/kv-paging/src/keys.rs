@@ -208,7 +208,9 @@ mod tests {
         let mut bytes = [0; 32];
         bytes[31] = salt;
         let mut keys = PrefixKeys::new(&Salt::from_bytes(bytes), block_size);
-        pieces.iter().for_each(|piece| keys.extend(piece));
+        for piece in pieces {
+            keys.extend(piece);
+        }
         keys.block_keys().iter().map(|key| key.as_u128()).collect()
     }
 
