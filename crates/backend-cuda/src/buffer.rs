@@ -1,4 +1,4 @@
-//! Matrices of activations, the KV pool on the device and the one in host memory. Knows elements and shapes.
+//! Matrices of activations, and the KV pool on the device. Knows elements and shapes.
 
 use core::ops::Range;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use kernels_sys::{PW_BF16, PW_F16, PW_F32, PwElement, PwKvView};
 use tensor_backend::{Element, KvLayout};
 
 use crate::CudaError;
-use crate::driver::{Device, DeviceMemory, DeviceRange, Pinned};
+use crate::driver::{Device, DeviceMemory, DeviceRange};
 
 /// A matrix of activations, row-major.
 #[derive(Debug)]
@@ -104,30 +104,13 @@ impl Kv {
 
     /// A block of all layers.
     pub(crate) fn block(&self, block: u32) -> DeviceRange {
+        self.blocks(block, 1)
+    }
+
+    /// Blocks that follow one another.
+    pub(crate) fn blocks(&self, first: u32, len: usize) -> DeviceRange {
         let bytes = self.layout.block_bytes() as usize;
-        self.memory.range().part(block as usize * bytes, bytes)
-    }
-}
-
-/// Page-locked host memory for blocks of the same shape, one after another.
-#[derive(Debug)]
-pub struct HostKv {
-    memory: Pinned<u8>,
-    block_bytes: usize,
-}
-
-impl HostKv {
-    pub(crate) fn new(device: &Arc<Device>, layout: &KvLayout) -> Result<Self, CudaError> {
-        let memory = Pinned::zeroed(device, layout.total_bytes() as usize)?;
-        Ok(Self { memory, block_bytes: layout.block_bytes() as usize })
-    }
-
-    pub(crate) fn block(&self, block: u32) -> &[u8] {
-        &self.memory.as_slice()[block as usize * self.block_bytes..][..self.block_bytes]
-    }
-
-    pub(crate) fn block_mut(&mut self, block: u32) -> &mut [u8] {
-        &mut self.memory.as_mut_slice()[block as usize * self.block_bytes..][..self.block_bytes]
+        self.memory.range().part(first as usize * bytes, len * bytes)
     }
 }
 

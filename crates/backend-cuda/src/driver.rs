@@ -171,6 +171,10 @@ impl DeviceRange {
     pub(crate) fn bytes(self) -> usize {
         self.bytes
     }
+
+    pub(crate) fn pointer(self) -> sys::CUdeviceptr {
+        self.pointer
+    }
 }
 
 /// Device memory that is given back when dropped.
@@ -295,6 +299,19 @@ impl Event {
     pub(crate) fn record(&self) -> Result<(), CudaError> {
         // SAFETY: both are live.
         unsafe { result::event::record(self.event, self.device.stream) }.during("cuEventRecord")
+    }
+
+    pub(crate) fn raw(&self) -> sys::CUevent {
+        self.event
+    }
+
+    /// Whether the stream has passed the place that was marked last.
+    pub(crate) fn is_passed(&self) -> Result<bool, CudaError> {
+        // SAFETY: the event is live.
+        match unsafe { result::event::query(self.event) } {
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            answer => answer.during("cuEventQuery").map(|()| true),
+        }
     }
 
     /// Waits until the stream has passed the place that was marked last; returns at once if none was. Errors of all ops

@@ -1,31 +1,35 @@
 //! Every op of the `Backend` trait on NVIDIA GPUs: Pagewise's own kernels for what is particular to serving, cuBLASLt for
 //! dense products.
 //!
-//! Everything is enqueued on one stream and runs later, in order; the host only waits in `read_samples`. A step's inputs lie
+//! Ops are enqueued on one stream and run later, in order; the host only waits in `read_samples`. Copies to and from host
+//! memory run beside them, on two more. A step's inputs lie
 //! in fixed arrays on the device, so that recorded steps can be replayed whatever they hold. Both libraries are loaded at run
 //! time: the crate builds without CUDA, and [`CudaBackend::open`] says what is missing.
 //!
 //! - `driver` is the CUDA driver in safe form; `kernels` the kernel library; `product` cuBLASLt.
-//! - `weight`, `buffer`, `inputs` and `sampler` are what lies on the device; `plan` and `sizes` how a step is cut and padded.
+//! - `weight`, `buffer`, `inputs` and `sampler` are what lies on the device, `host_kv` what lies beside it; `plan` and `sizes` how a step is cut and padded.
 //!
 //! The crate knows no models and no requests.
 
 mod buffer;
 mod driver;
 mod error;
+mod host_kv;
 mod inputs;
 mod kernels;
 mod multiply;
 mod plan;
 mod product;
 mod sampler;
+mod side_stream;
 mod sizes;
 mod tuning;
 mod weight;
 
-pub use buffer::{Buffer, HostKv, Kv};
+pub use buffer::{Buffer, Kv};
 pub use driver::Graph;
 pub use error::CudaError;
+pub use host_kv::HostKv;
 pub use inputs::Inputs;
 pub use sampler::{Sampler, Samples};
 pub use tuning::{Tuned, WeightShape};
@@ -40,7 +44,7 @@ use kernels_sys::{
     KernelLibrary, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows, PwPrefillAttention,
     PwQuantisedEmbed, PwRmsNorm, PwRopeAppend, PwSiluMul,
 };
-use serving_types::{BatchOutput, BlockCopy, HostCopy, MemoryEntry, RowSlot, SamplingParams};
+use serving_types::{BatchOutput, BlockCopy, BlockId, HostCopy, MemoryEntry, RowSlot, SamplingParams};
 use tensor_backend::{
     AddRmsNorm, Backend, Element, Embed, GatedMatMul, GatherRows, InputLimits, KvLayout, MatMul, MatMulAddRmsNorm,
     PagedAttention, RandomElements, RmsNorm, RopeAppend, Sample, SamplerLimits, SlotHistory, StepInputs, WeightPart,
@@ -549,13 +553,26 @@ impl Backend for CudaBackend {
 
     fn copy_host_blocks(&mut self, kv: &mut Kv, host: &mut HostKv, copies: &[HostCopy]) -> Result<(), CudaError> {
         self.device.bind()?;
-        // Only the stream touches the host's blocks, so they are read and written in the order of the steps.
-        for copy in copies {
-            match *copy {
-                HostCopy::Fetch { from, to } => self.device.copy_to_device(kv.block(to.0), host.block(from.0))?,
-                HostCopy::Offload { from, to } => self.device.copy_to_host(host.block_mut(to.0), kv.block(from.0))?,
-            }
-        }
-        Ok(())
+        host.copy(kv, copies)
+    }
+
+    fn order_after_host_copies(
+        &mut self,
+        host: &mut HostKv,
+        read: &[BlockId],
+        written: &[BlockId],
+    ) -> Result<(), CudaError> {
+        self.device.bind()?;
+        host.order(&self.device, read, written)
+    }
+
+    fn num_fetching(&mut self, host: &mut HostKv) -> Result<usize, CudaError> {
+        self.device.bind()?;
+        host.num_fetching()
+    }
+
+    fn await_fetches(&mut self, host: &mut HostKv) -> Result<(), CudaError> {
+        self.device.bind()?;
+        host.await_fetches()
     }
 }

@@ -10,7 +10,7 @@ use kv_paging::{PrefixCaching, PrefixKeys, Salt};
 use serde::{Deserialize, Serialize};
 use serving_types::{
     Batch, BatchOutput, CopyId, ExecutorError, ExecutorLimits, PositionLogprobs, RequestClass, RequestId, RowOutput,
-    SamplingParams, Timestamp, TokenId,
+    SamplingParams, StepId, Timestamp, TokenId,
 };
 
 use crate::{Command, EngineConfig, EngineRequest, Policy};
@@ -78,6 +78,7 @@ pub struct JournalOutput {
     tokens: Vec<TokenId>,
     num_logprobs: usize,
     finished_copies: Vec<CopyId>,
+    fetched_through: Option<StepId>,
 }
 
 impl JournalEntry {
@@ -113,9 +114,10 @@ impl JournalOutput {
     /// The output again, with zeros for log-probabilities.
     #[must_use]
     pub fn into_output(self) -> BatchOutput {
-        let Self { rows, tokens, num_logprobs, finished_copies } = self;
+        let Self { rows, tokens, num_logprobs, finished_copies, fetched_through } = self;
         let nothing = PositionLogprobs { token: 0, logprob: 0.0, rank: 0, top: 0..0 };
-        BatchOutput { rows, tokens, logprobs: vec![nothing; num_logprobs], top: Vec::new(), finished_copies }
+        let (logprobs, top) = (vec![nothing; num_logprobs], Vec::new());
+        BatchOutput { rows, tokens, logprobs, top, finished_copies, fetched_through }
     }
 }
 
@@ -156,6 +158,7 @@ impl Journal {
             tokens: output.tokens.clone(),
             num_logprobs: output.logprobs.len(),
             finished_copies: output.finished_copies.clone(),
+            fetched_through: output.fetched_through,
         });
         self.write(&JournalEntry::Finish(outcome));
     }

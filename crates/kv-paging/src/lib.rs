@@ -100,8 +100,10 @@
 //! With [`KvCacheConfig::num_host_blocks`] there is a second pool, in larger and slower memory. Full blocks are copied there
 //! soon after they are filled ([`KvCache::offload`]), so that an eviction loses nothing and waits for nothing, and copied
 //! back when a prompt asks for them ([`KvCache::fetch`]). Copies are planned here and done by whoever runs the steps. A
-//! fetched block is promised like one that is computed: rows of the same step share it, and a failed step withdraws it. An
-//! offload counts only once its step is retired as completed, and until then no other copy gets its host block.
+//! fetched block is promised like one that is computed: rows of the same step may share it, and a failed step withdraws it.
+//! Whoever does copies beside the steps, and later than those, keeps rows away from a block until it has arrived, and keeps
+//! order between whatever else meets at a block. An offload counts only once its step is retired as completed, and until then
+//! no other copy gets its host block.
 //!
 //! A content is a node as long as either pool holds it. What the host tier holds, it holds with its whole prefix, and it
 //! evicts in the same order as the pool does. So whatever is found there can be used.
@@ -126,7 +128,7 @@
 //! cache.grow(&mut other, 8)?;
 //! cache.release(other, None);
 //!
-//! // The prompt comes again. Its first block is copied back by step 2, which may attend to it at once.
+//! // The prompt comes again. Its first block is copied back by step 2.
 //! let Admission { mut table, num_cached_tokens } = cache.admit(&keys, keys.tokens());
 //! assert_eq!(num_cached_tokens, 0);
 //! assert_eq!(cache.fetch(&mut table, &keys, keys.tokens(), StepId(2)), 4);

@@ -23,7 +23,7 @@ pub enum TierCopy {
         /// Block written.
         to: BlockId,
     },
-    /// To be done once all earlier steps are, beside the step or after it, and before the next step writes anything.
+    /// Beside the step or after it, and before anything writes `from`, or another copy names `to`.
     Offload {
         /// Block read: full, and not written by this step.
         from: BlockId,

@@ -6,6 +6,8 @@ use std::ops::Range;
 use serving_types::{Batch, ExecutorLimits, HostCopy, OpenSlot, Row, RowInput, RowSlot, Score, StepId};
 use tensor_backend::{LogitChoice, LogitJob, StepInputs, TableUpdate};
 
+use crate::host_pool::TouchedBlocks;
+
 /// What the host must know of each row slot to prepare its next row.
 #[derive(Clone, Debug, Default)]
 struct Slot {
@@ -25,16 +27,28 @@ pub(crate) struct InputPreparation {
     limits: ExecutorLimits,
     slots: Vec<Slot>,
     inputs: StepInputs,
+    /// Kept only if there is a host pool.
+    touched: TouchedBlocks,
 }
 
 impl InputPreparation {
     pub(crate) fn new(limits: ExecutorLimits) -> Self {
-        Self { limits, slots: vec![Slot::default(); limits.max_batch_rows as usize], inputs: StepInputs::default() }
+        Self {
+            limits,
+            slots: vec![Slot::default(); limits.max_batch_rows as usize],
+            inputs: StepInputs::default(),
+            touched: TouchedBlocks::default(),
+        }
     }
 
     /// The inputs of the last prepared step.
     pub(crate) fn inputs(&self) -> &StepInputs {
         &self.inputs
+    }
+
+    /// The blocks that are new to the tables of the last prepared step, or that it copies; none without a host pool.
+    pub(crate) fn touched(&self) -> &TouchedBlocks {
+        &self.touched
     }
 
     /// Prepares a batch: opens slots, extends block tables, lists tokens and logit jobs. Writes over `row_jobs` which
@@ -50,9 +64,14 @@ impl InputPreparation {
             assert!(block.0 < self.limits.num_blocks, "a copy names a block outside of the pool");
             assert!(host.0 < self.limits.num_host_blocks, "a copy names a block outside of the host's pool");
         }
+        self.touched.clear();
         for copy in &batch.copies {
             assert!(copy.from.0 < self.limits.num_blocks, "a copy reads a block outside of the pool");
             assert!(copy.to.0 < self.limits.num_blocks, "a copy writes a block outside of the pool");
+            if self.limits.num_host_blocks > 0 {
+                self.touched.read.push(copy.from);
+                self.touched.written.push(copy.to);
+            }
         }
         for open in &batch.opens {
             self.open(open, batch);
@@ -142,10 +161,16 @@ impl InputPreparation {
 
     fn extend_table(&mut self, batch: &Batch, row: &Row) {
         let max_blocks = self.limits.max_model_len.div_ceil(self.limits.block_size);
+        let first_written = row.start / self.limits.block_size;
         let slot = &mut self.slots[row.slot.0 as usize];
         for block in batch.blocks_of(&row.new_blocks) {
             assert!(block.0 < self.limits.num_blocks, "block {block} is outside of the pool");
             assert!(slot.num_blocks < max_blocks, "the table of slot {} is full", row.slot);
+            if self.limits.num_host_blocks > 0 {
+                let is_read = slot.num_blocks < first_written;
+                let touched = if is_read { &mut self.touched.read } else { &mut self.touched.written };
+                touched.push(*block);
+            }
             self.inputs.table_updates.push(TableUpdate { slot: row.slot, index: slot.num_blocks, block: block.0 });
             slot.num_blocks += 1;
         }
@@ -229,6 +254,29 @@ mod tests {
     }
 
     #[test]
+    fn blocks_of_positions_that_are_not_computed_here_are_read() {
+        let check = |start: u32, num_tokens: u32, read: &[u32], written: &[u32]| {
+            let limits = ExecutorLimits { num_host_blocks: 1, ..LIMITS };
+            let mut preparation = InputPreparation::new(limits);
+            let mut batch = prefill();
+            let num_blocks = (start + num_tokens).div_ceil(limits.block_size);
+            batch.blocks = (0..num_blocks).map(BlockId).collect();
+            batch.tokens = vec![10; num_tokens as usize];
+            let input = RowInput::Tokens(0..num_tokens);
+            batch.rows[0] = Row { start, input, new_blocks: 0..num_blocks, score: None, ..batch.rows[0].clone() };
+            batch.rows[0].sample = false;
+            preparation.prepare(&batch, &mut Vec::new());
+            let ids = |blocks: &[BlockId]| blocks.iter().map(|block| block.0).collect::<Vec<_>>();
+            let touched = preparation.touched();
+            assert_eq!((ids(&touched.read), ids(&touched.written)), (read.to_vec(), written.to_vec()), "from {start}");
+        };
+        check(0, 6, &[], &[0, 1]);
+        check(4, 6, &[0], &[1, 2]);
+        check(5, 3, &[0], &[1]);
+        check(8, 1, &[0, 1], &[2]);
+    }
+
+    #[test]
     fn rows_become_one_flat_upload() {
         let mut preparation = InputPreparation::new(LIMITS);
         let mut row_jobs = Vec::new();
@@ -254,6 +302,8 @@ mod tests {
             jobs: vec![score(3, 14), score(4, 15), sample(5, 0)],
         };
         assert_eq!(preparation.inputs(), &expected);
+
+        assert!(preparation.touched().written.is_empty(), "nobody asks without a host pool");
 
         // Behind the decode row, a second request begins in a chunk that samples nothing.
         let mut batch = decode();

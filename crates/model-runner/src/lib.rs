@@ -19,6 +19,7 @@ mod checkpoint;
 mod decoder;
 mod dummy;
 mod error;
+mod host_pool;
 mod inputs;
 mod loader;
 mod memory;

@@ -14,6 +14,7 @@ use crate::{
     Checkpoint, LoadProgress, ModelError, Recording, RunnerConfig,
     activations::{ActivationShapes, Activations},
     decoder::{Decoder, StepState},
+    host_pool::HostPool,
     inputs::InputPreparation,
     loader::Loader,
     memory::{Line, host_kv_entry, host_kv_layout, kv_layout, plan_memory},
@@ -25,8 +26,7 @@ pub struct ModelRunner<B: Backend> {
     decoder: Decoder<B>,
     activations: Activations<B>,
     kv: B::Kv,
-    /// If there is one.
-    host_kv: Option<B::HostKv>,
+    host: HostPool<B>,
     inputs: B::Inputs,
     sampler: B::Sampler,
     preparation: InputPreparation,
@@ -106,7 +106,7 @@ impl<B: Backend> ModelRunner<B> {
             decoder,
             activations,
             kv,
-            host_kv,
+            host: HostPool::new(host_kv),
             inputs,
             sampler,
             preparation: InputPreparation::new(limits),
@@ -131,10 +131,7 @@ impl<B: Backend> ModelRunner<B> {
 
     /// Enqueues a prepared step, from its copies to its samples.
     fn enqueue(&mut self, batch: &Batch, lane: &mut Lane<B>) -> Result<(), B::Error> {
-        if !batch.host_copies.is_empty() {
-            let host_kv = self.host_kv.as_mut().expect("only a runner with a host pool is given copies to and from it");
-            self.backend.copy_host_blocks(&mut self.kv, host_kv, &batch.host_copies)?;
-        }
+        self.host.enqueue(&mut self.backend, &mut self.kv, batch, self.preparation.touched())?;
         if !batch.copies.is_empty() {
             self.backend.copy_blocks(&mut self.kv, &batch.copies)?;
         }
@@ -191,6 +188,18 @@ impl<B: Backend> ModelRunner<B> {
             sampler: &mut self.sampler,
             samples: &mut lane.samples,
         })
+    }
+
+    /// Waits for the results of a step.
+    fn read(&mut self, lane: &Lane<B>, output: &mut BatchOutput) -> Result<(), B::Error> {
+        if lane.row_jobs.is_empty() {
+            self.host.await_fetches(&mut self.backend)?;
+        } else {
+            self.backend.read_samples(&lane.samples, &lane.row_jobs, output)?;
+        }
+        output.finished_copies.extend_from_slice(&lane.copies);
+        output.fetched_through = self.host.fetched_through(&mut self.backend)?;
+        Ok(())
     }
 
     /// The decoder, and what a step of `rows` rows works on.
@@ -282,8 +291,7 @@ impl<B: Backend> Executor for ModelRunner<B> {
         let lane = self.in_flight.pop_front().expect("a step in flight was launched");
         assert_eq!(lane.step, step.step(), "steps are finished in the order of their launch");
         output.clear();
-        let read = self.backend.read_samples(&lane.samples, &lane.row_jobs, output);
-        output.finished_copies.extend_from_slice(&lane.copies);
+        let read = self.read(&lane, output);
         self.idle.push(lane);
         read.map_err(|error| device_error(&error))
     }

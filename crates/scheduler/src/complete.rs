@@ -27,7 +27,8 @@ impl Scheduler {
             }
         }
         let planned = self.retire(step, StepOutcome::Completed);
-        self.last_completed = Some(planned.shape);
+        self.last_completed = Some((step, planned.shape));
+        self.fetched_through = self.fetched_through.max(output.fetched_through);
         for (row, result) in planned.rows.iter().zip(&output.rows) {
             if self.running.get_mut(row.slot, row.admission).is_some() {
                 self.complete_row(row.slot, row, (result, output), updates);

@@ -1,6 +1,9 @@
 //! What steps have cost lately, and so what a request will cost at least. Knows no clock: durations are told.
 
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use serving_types::StepId;
 
 /// Weight of the newest measurement in the mean: one in so many.
 const INVERSE_WEIGHT: u64 = 8;
@@ -15,25 +18,39 @@ pub(crate) struct StepShape {
     pub(crate) num_decodes: u32,
     /// Tokens of all other rows.
     pub(crate) num_prefill_tokens: u32,
-    /// Blocks copied back from the host.
+    /// Blocks that it began to copy back from the host.
     pub(crate) num_fetched_blocks: u32,
 }
 
 /// Exponentially weighted means of measured costs. Zero until measured, so that nothing is given up on a guess.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct StepCost {
     decode_step_nanos: u64,
     prefill_token_nanos: u64,
     fetched_block_nanos: u64,
+    /// Steps that are finished while their copies are under way, with the number of blocks; the oldest first.
+    copying: VecDeque<(StepId, u32)>,
+    /// What steps took since the oldest of those copies began.
+    copying_nanos: u64,
 }
 
 impl StepCost {
-    /// Learns from a finished step. What a step with prefill takes beyond a decode step is put down to its prefill. What a
-    /// step with copies from the host takes beyond what it should is put down to those, once that much is known.
-    pub(crate) fn observe(&mut self, shape: StepShape, took: Duration) {
+    /// Learns from a finished step, whose copies have arrived if they are of `fetched_through` or before. What a step with
+    /// prefill takes beyond a decode step is put down to its prefill. What a step whose copies arrive with it takes beyond what
+    /// it should is put down to those, once that much is known; copies that take longer have taken as long as the steps until
+    /// they arrive.
+    pub(crate) fn observe(&mut self, step: StepId, shape: StepShape, fetched_through: Option<StepId>, took: Duration) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.observe_copying(fetched_through, took);
+        if shape.num_fetched_blocks > 0 && Some(step) <= fetched_through {
+            return self.observe_copies(shape, took);
+        }
         if shape.num_fetched_blocks > 0 {
-            self.observe_copies(shape, took);
+            self.copying_nanos += if self.copying.is_empty() { took } else { 0 };
+            self.copying.push_back((step, shape.num_fetched_blocks));
+        }
+        if shape.num_decodes + shape.num_prefill_tokens == 0 {
+            // It only waited.
         } else if shape.num_prefill_tokens == 0 {
             self.decode_step_nanos = mean(self.decode_step_nanos, took);
         } else {
@@ -42,6 +59,23 @@ impl StepCost {
         }
     }
 
+    /// Learns of the copies that took longer than their steps.
+    fn observe_copying(&mut self, fetched_through: Option<StepId>, took: u64) {
+        if self.copying.is_empty() {
+            return;
+        }
+        self.copying_nanos = self.copying_nanos.saturating_add(took);
+        let mut num_blocks = 0;
+        while let Some((_, num_more)) = self.copying.pop_front_if(|(step, _)| Some(*step) <= fetched_through) {
+            num_blocks += num_more;
+        }
+        if num_blocks > 0 {
+            let nanos = core::mem::take(&mut self.copying_nanos) / u64::from(num_blocks);
+            self.fetched_block_nanos = mean(self.fetched_block_nanos, nanos).max(1);
+        }
+    }
+
+    /// Learns of the copies that arrived with their step.
     fn observe_copies(&mut self, shape: StepShape, took: u64) {
         if self.prefill_token_nanos > 0 {
             let others = self.estimate(shape.num_prefill_tokens.into(), u32::from(shape.num_decodes > 0));

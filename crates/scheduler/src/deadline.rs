@@ -41,8 +41,8 @@ impl Scheduler {
 
     /// Tells how long the step took that was completed last; at most once a step.
     pub fn observe_step(&mut self, took: Duration) {
-        if let Some(shape) = self.last_completed.take() {
-            self.cost.observe(shape, took);
+        if let Some((step, shape)) = self.last_completed.take() {
+            self.cost.observe(step, shape, self.fetched_through, took);
         }
     }
 

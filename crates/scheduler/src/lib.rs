@@ -42,9 +42,14 @@
 //! # The host's pool
 //! With a pool of blocks in host memory, what a step has filled is copied there by the next one. So preemption has nothing
 //! left to copy out, and neither has eviction: whoever waits, comes back, or shares a prefix with somebody long gone finds its
-//! blocks there. When it is admitted, they are copied back by the step that attends to them, or computed again if that is
-//! quicker by what copied blocks and prefilled tokens have cost lately. Each time that copies are refused they are thought
-//! a little cheaper, so that one is tried and measured now and then.
+//! blocks there. When it is admitted, they are copied back, or computed again if that is quicker by what copied blocks and
+//! prefilled tokens have cost lately. Each time that copies are refused they are thought a little cheaper, so that one is tried
+//! and measured now and then.
+//!
+//! Copies run beside the steps. Whoever was admitted with some of its blocks on their way, fetched for it or for another
+//! whom it matched, has its first row once the executor reports that they have arrived. If nothing else can be planned, a
+//! step without rows waits for that. A step copies back a bounded number of blocks, and a last request's, so that the first of
+//! many who come back at once begins soon.
 //!
 //! # Deadlines
 //! A request may say by when it wants its first token and its end. [`Scheduler::expire`] ends it when that time has passed,

@@ -18,7 +18,7 @@ const MAX_SPARE_BLOCKS: u32 = 8;
 /// What a plan came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Planned {
-    /// The batch has rows: launch it, and report what became of it.
+    /// Launch the batch, and report what became of it. It has rows, or copies to start or to wait for.
     Batch,
     /// Nothing can run until a step in flight is completed or a request comes. The step's number is unused.
     Idle,
@@ -59,6 +59,8 @@ struct Plan<'a> {
     owed_blocks: u32,
     /// Some running request did not get what it could have used, so no new one may come.
     short_of_blocks: bool,
+    /// Some running request waits for copies from the host.
+    awaits_copies: bool,
 }
 
 impl Scheduler {
@@ -72,8 +74,17 @@ impl Scheduler {
         let rows = self.spare_rows.pop().unwrap_or_default();
         let budget_tokens = self.config.max_batch_tokens;
         let shape = StepShape::default();
-        let mut plan =
-            Plan { step, batch, rows, shape, budget_tokens, num_prefills: 0, owed_blocks: 0, short_of_blocks: false };
+        let mut plan = Plan {
+            step,
+            batch,
+            rows,
+            shape,
+            budget_tokens,
+            num_prefills: 0,
+            owed_blocks: 0,
+            short_of_blocks: false,
+            awaits_copies: false,
+        };
         self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
         let max_short_tokens = if self.waiting.len() > 0 { plan.budget_tokens } else { u32::MAX };
@@ -87,23 +98,33 @@ impl Scheduler {
             self.plan_chunks(max_short_tokens + 1..=u32::MAX, &mut plan);
         }
         self.stats.planned_tokens += u64::from(self.config.max_batch_tokens - plan.budget_tokens);
-        if plan.rows.is_empty() {
+        // A step without rows starts copies. Another one waits for them, if there is nothing else to wait for.
+        let is_of_use = !plan.batch.host_copies.is_empty() || (plan.awaits_copies && self.in_flight.is_empty());
+        if plan.rows.is_empty() && !is_of_use {
             self.spare_rows.push(plan.rows);
             return Planned::Idle;
         }
-        self.plan_host_copies(&mut plan);
+        self.plan_offloads(&mut plan);
         self.in_flight.push_back(PlannedStep { step, rows: plan.rows, shape: plan.shape });
         self.last_planned = Some(step);
         Planned::Batch
     }
 
-    /// Rows of running requests that miss one token, in admission order. Counts those that miss more.
+    /// Rows of running requests that miss one token, in admission order. Counts those that miss more, and what those will
+    /// need that wait for copies.
     fn plan_decodes(&mut self, plan: &mut Plan<'_>) {
         let mut place = 0;
         // Preemption shortens the list behind `place` only.
         while place < self.running.len() {
             let slot = self.running.slot_at(place);
             let running = &self.running[slot];
+            if running.awaits_copies(self.fetched_through) {
+                plan.awaits_copies = true;
+                plan.owed_blocks += self.config.blocks_for(running.num_tokens) - running.num_blocks();
+                self.num_backlog_tokens += u64::from(running.num_unplanned().unwrap_or(0));
+                place += 1;
+                continue;
+            }
             plan.num_prefills += u32::from(running.num_unplanned().is_some());
             if plan.budget_tokens > 0 && running.is_decoding() && running.has_input(plan.step) {
                 let (end, num_blocks) = (running.num_planned + 1, running.num_blocks());
@@ -126,7 +147,7 @@ impl Scheduler {
         let mut num_long = 0;
         for slot in self.running.slots() {
             let running = &self.running[slot];
-            if running.num_unplanned().is_some_and(|num_tokens| num_tokens > max_short_tokens) {
+            if self.prefill_of(running).is_some_and(|num_tokens| num_tokens > max_short_tokens) {
                 num_long += 1;
                 plan.owed_blocks += self.config.blocks_for(running.num_tokens).saturating_sub(running.num_blocks());
             }
@@ -134,6 +155,11 @@ impl Scheduler {
         let held_tokens = if num_long > 0 { plan.budget_tokens.div_ceil(2) } else { 0 };
         plan.budget_tokens -= held_tokens;
         held_tokens
+    }
+
+    /// Tokens that a running request misses, if these are two or more and it waits for no copies.
+    fn prefill_of(&self, running: &Running) -> Option<u32> {
+        running.num_unplanned().filter(|_| !running.awaits_copies(self.fetched_through))
     }
 
     /// Rows of running requests that miss more than one token, and a number of them in `lengths`: as many as budget and
@@ -148,7 +174,7 @@ impl Scheduler {
             let slot = self.running.slot_at(place);
             let running = &self.running[slot];
             let (start, num_tokens, num_blocks) = (running.num_planned, running.num_tokens, running.num_blocks());
-            let is_due = running.num_unplanned().is_some_and(|num_tokens| lengths.contains(&num_tokens));
+            let is_due = self.prefill_of(running).is_some_and(|num_tokens| lengths.contains(&num_tokens));
             // Whoever was just admitted has its row.
             if is_due && running.last_step != Some(plan.step) {
                 let block_size = self.config.block_size;
@@ -173,9 +199,13 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting requests in the queue's order while budget, slots and blocks last.
+    /// Admits waiting requests in the queue's order while budget, slots and blocks last. Copies have a budget of their own, so
+    /// that those who come first need not wait for the copies of all who come with them.
     fn plan_admissions(&mut self, plan: &mut Plan<'_>) {
-        while plan.budget_tokens > 0 && !self.running.is_full() {
+        while plan.budget_tokens > 0
+            && plan.shape.num_fetched_blocks < self.max_copied_blocks()
+            && !self.running.is_full()
+        {
             let Some(index) = self.waiting.first() else { break };
             // All its known tokens must fit beside what running requests still need for theirs, with room to grow into
             // for each of them: otherwise it would be admitted only to be preempted.
@@ -197,9 +227,14 @@ impl Scheduler {
             }
             self.last_failed = None;
             num_cached += self.fetch(index, &mut table, plan);
-            let request = &mut self.requests[index];
-            let end = chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size);
+            let fetched_by = self.fetched_by(&table);
+            let end = if fetched_by.is_some() {
+                num_cached
+            } else {
+                chunk_end(num_cached, num_tokens, plan.budget_tokens, self.config.block_size)
+            };
             self.kv.grow(&mut table, end).expect("there is room for all of its tokens");
+            let request = &mut self.requests[index];
             self.stats.prefix_query_tokens += u64::from(num_tokens);
             self.stats.prefix_hit_tokens += u64::from(num_cached);
             if !request.was_admitted {
@@ -209,13 +244,17 @@ impl Scheduler {
                 self.waiting.charge_prompt(class.tenant, num_tokens - num_cached);
             }
             plan.owed_blocks += self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            let running = Running::new(index, request, self.next_admission, table, num_cached);
+            let mut running = Running::new(index, request, self.next_admission, table, num_cached);
+            running.fetched_by = fetched_by;
             self.next_admission += 1;
             self.waiting.admit(class, arrival);
             let slot = self.running.insert(running);
             self.requests[index].slot = Some(slot);
-            self.push_open(slot, plan);
-            self.push_row(slot, end, 0, plan);
+            if fetched_by.is_some() {
+                plan.awaits_copies = true;
+            } else {
+                self.push_row(slot, end, 0, plan);
+            }
             self.num_backlog_tokens += u64::from(num_tokens - end);
         }
     }
@@ -235,18 +274,38 @@ impl Scheduler {
         let num_fetched = self.kv.fetch(table, &request.keys, tokens, kv_step(plan.step));
         self.stats.host_hit_tokens += u64::from(num_fetched);
         plan.shape.num_fetched_blocks += num_fetched / self.config.block_size;
+        self.kv.drain_copies(|copy| {
+            plan.batch.host_copies.push(host_copy(copy));
+            if let TierCopy::Fetch { to, .. } = copy {
+                self.fetching_steps[to.index() as usize] = Some(plan.step);
+            }
+        });
         num_fetched
     }
 
-    /// Copies to the host what earlier steps have filled, so that whoever loses its blocks loses no work, and hands all
-    /// copies between the pools to the executor. As many as a step can fill are copied, so none wait for long.
-    fn plan_host_copies(&mut self, plan: &mut Plan<'_>) {
+    /// The last of the steps whose copies fill blocks of this table and have not arrived, its own or those of others whom it
+    /// matched.
+    fn fetched_by(&self, table: &BlockTable) -> Option<StepId> {
+        if self.config.num_host_blocks == 0 {
+            return None;
+        }
+        let steps = table.blocks().iter().map(|block| self.fetching_steps[block.index() as usize]);
+        steps.max().flatten().filter(|&step| Some(step) > self.fetched_through)
+    }
+
+    /// Copies to the host what earlier steps have filled, so that whoever loses its blocks loses no work.
+    fn plan_offloads(&mut self, plan: &mut Plan<'_>) {
         if self.config.num_host_blocks == 0 {
             return;
         }
-        let max_blocks = self.config.max_batch_tokens.div_ceil(self.config.block_size) + self.config.max_batch_rows;
-        self.kv.offload(max_blocks, kv_step(plan.step));
+        self.kv.offload(self.max_copied_blocks(), kv_step(plan.step));
         self.kv.drain_copies(|copy| plan.batch.host_copies.push(host_copy(copy)));
+    }
+
+    /// Blocks that a step may copy to the host: as many as it can fill, so that none wait for long. With so many copied back
+    /// it is the last one who comes with that step.
+    fn max_copied_blocks(&self) -> u32 {
+        self.config.max_batch_tokens.div_ceil(self.config.block_size) + self.config.max_batch_rows
     }
 
     /// Grows the table of the request at `place` to `end` tokens, at the cost of less entitled ones that have no row in this
@@ -296,8 +355,13 @@ impl Scheduler {
     }
 
     /// Adds the row that computes a request's positions up to `end`. Its table covers them already; the blocks from
-    /// `first_new_block` on are new to the executor.
+    /// `first_new_block` on are new to the executor, or all of them if this is the first row.
     fn push_row(&mut self, slot: RowSlot, end: u32, first_new_block: u32, plan: &mut Plan<'_>) {
+        let is_first = self.running[slot].last_step.is_none();
+        if is_first {
+            self.push_open(slot, plan);
+        }
+        let first_new_block = if is_first { 0 } else { first_new_block };
         let running = &mut self.running[slot];
         let (start, num_tokens) = (running.num_planned, running.num_tokens);
         let batch = &mut *plan.batch;

@@ -52,6 +52,8 @@ pub(crate) struct Running {
     pub(crate) num_pending: u32,
     /// The last step with a row of this request.
     pub(crate) last_step: Option<StepId>,
+    /// The step whose copies bring the last of what it matched, if they were under way when it was admitted.
+    pub(crate) fetched_by: Option<StepId>,
 }
 
 impl Running {
@@ -80,7 +82,13 @@ impl Running {
             num_promised: num_cached,
             num_pending: 0,
             last_step: None,
+            fetched_by: None,
         }
+    }
+
+    /// Whether some of what it matched is still on its way, as of the fetches that have arrived.
+    pub(crate) fn awaits_copies(&self, fetched_through: Option<StepId>) -> bool {
+        self.fetched_by > fetched_through
     }
 
     /// Whether it came back a short while ago.

@@ -32,7 +32,7 @@ pub struct Scheduler {
     pub(crate) deadlines: BTreeSet<(Timestamp, RequestId)>,
     pub(crate) cost: StepCost,
     /// The step that was completed last, until its cost is told.
-    pub(crate) last_completed: Option<StepShape>,
+    pub(crate) last_completed: Option<(StepId, StepShape)>,
     /// Tokens of running requests, as of the last plan, that must be computed before they go on decoding.
     pub(crate) num_backlog_tokens: u64,
     /// Planned and not yet completed or failed, oldest first.
@@ -41,6 +41,10 @@ pub struct Scheduler {
     pub(crate) spare_rows: Vec<Vec<PlannedRow>>,
     pub(crate) last_planned: Option<StepId>,
     pub(crate) last_retired: Option<StepId>,
+    /// By block, the last step whose copies from the host fill it. Empty without a host pool.
+    pub(crate) fetching_steps: Vec<Option<StepId>>,
+    /// The last step of which, as of all before it, these copies have arrived.
+    pub(crate) fetched_through: Option<StepId>,
     next_arrival: u64,
     pub(crate) stats: SchedulerStats,
 }
@@ -95,6 +99,12 @@ impl Scheduler {
             spare_rows: Vec::new(),
             last_planned: None,
             last_retired: None,
+            fetching_steps: if config.num_host_blocks > 0 {
+                vec![None; config.num_blocks as usize]
+            } else {
+                Vec::new()
+            },
+            fetched_through: None,
             next_arrival: 0,
             stats: SchedulerStats::default(),
         })

@@ -13,13 +13,13 @@ use crate::{BlockId, CopyId, HostBlockId, RowSlot, SamplingParams, StepId, Token
 /// One step's work. Apply in this order: `host_copies`, `copies`, `opens`, then all `rows` together.
 ///
 /// Each layer appends the KV of every row before any row attends, so a row may read blocks which another row of the same
-/// batch fills.
+/// batch fills. A batch without rows only starts copies, or waits for those under way.
 #[derive(Clone, PartialEq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Batch {
     /// This step.
     pub step: StepId,
-    /// Copies between the pool and the host's, in order, before anything else.
+    /// Copies between the pool and the host's, to be started before anything else.
     pub host_copies: Vec<HostCopy>,
     /// Copies inside of the pool, in order.
     pub copies: Vec<BlockCopy>,
@@ -96,15 +96,20 @@ pub struct BlockCopy {
     pub to: BlockId,
 }
 
-/// Copies a whole block, all layers, keys and values, from one pool to the other.
+/// Copies a whole block, all layers, keys and values, from one pool to the other, beside the steps: a copy may take longer
+/// than the step that it came with, and no row waits for it that does not touch its blocks.
 ///
-/// No block of a batch is read and written by such copies, and no host block is named by copies of two steps in flight. The
-/// rows of the batch write no block that an offload reads, so an executor may do offloads beside the step, as long as they
-/// are done before the next step writes.
+/// When a copy is planned, all that wrote what it reads has been finished, and so has all that touched what it overwrites,
+/// but for other copies. No block of a batch is read and written by such copies, no host block is named by copies of two steps
+/// in flight, and the rows of the batch write no block that an offload reads.
+///
+/// Whatever comes later and touches a block of a copy under way, be it a row to whose table the block is new or another copy,
+/// the executor does after that copy. For fetches it need not wait if it has reported them, and rows keep away until then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum HostCopy {
-    /// Back to the device. Rows of this batch read it.
+    /// Back to the device. Rows read it once
+    /// [`BatchOutput::fetched_through`](crate::BatchOutput::fetched_through) has come to this batch's step.
     Fetch {
         /// Block read.
         from: HostBlockId,

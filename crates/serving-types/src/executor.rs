@@ -25,7 +25,8 @@ pub trait Executor: Send {
     /// The step did not start and left no KV that may be read: its rows must be recomputed or failed.
     fn launch(&mut self, batch: &Batch) -> Result<InFlight, ExecutorError>;
 
-    /// Waits for the oldest step in flight and writes its results over `output`.
+    /// Waits for the oldest step in flight and writes its results over `output`. Waits for no copies between the pools,
+    /// unless the step has no rows: then until some fetches have arrived, if any are under way.
     ///
     /// # Errors
     /// As for [`launch`](Self::launch).
@@ -95,8 +96,10 @@ pub struct BatchOutput {
     pub logprobs: Vec<PositionLogprobs>,
     /// The most likely tokens of positions with their log-probabilities, most likely first.
     pub top: Vec<(TokenId, f32)>,
-    /// Copies that are done.
+    /// Copies inside of the pool that are done.
     pub finished_copies: Vec<CopyId>,
+    /// The last step of which, as of all before it, the copies back from the host have arrived. Never goes back.
+    pub fetched_through: Option<StepId>,
 }
 
 impl BatchOutput {
@@ -107,6 +110,7 @@ impl BatchOutput {
         self.logprobs.clear();
         self.top.clear();
         self.finished_copies.clear();
+        self.fetched_through = None;
     }
 
     /// The tokens that a row sampled.

@@ -1,5 +1,5 @@
 //! An executor that computes nothing and checks everything. Works at launch and answers at finish, as an in-order device
-//! does. Panics with a description when a batch breaks the contract. Knows no queue and no policy.
+//! does; copies between the pools take some steps more. Panics with a description when a batch breaks the contract. Knows no queue and no policy.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -11,6 +11,7 @@ use serving_types::{
     PositionLogprobs, Row, RowFault, RowInput, RowOutput, RowSlot, SamplingParams, StepId, TokenId,
 };
 
+use crate::copies::PendingCopies;
 use crate::shadow::{ReadError, ShadowKv};
 use crate::{FakeModel, Faults};
 
@@ -21,6 +22,7 @@ pub struct FakeExecutor {
     limits: ExecutorLimits,
     faults: Faults,
     kv: ShadowKv,
+    copies: PendingCopies,
     slots: Vec<Option<Slot>>,
     next_owner: u64,
     in_flight: VecDeque<Flight>,
@@ -88,6 +90,7 @@ impl FakeExecutor {
             limits,
             faults,
             kv: ShadowKv::new(model, &limits),
+            copies: PendingCopies::default(),
             slots: (0..limits.max_batch_rows).map(|_| None).collect(),
             next_owner: 0,
             in_flight: VecDeque::new(),
@@ -108,7 +111,8 @@ impl FakeExecutor {
         let limits = &self.limits;
         assert!(self.last_launched.is_none_or(|last| last.0 + 1 == batch.step.0), "steps are consecutive");
         assert!(self.in_flight.len() < limits.max_steps_in_flight as usize, "too many steps in flight");
-        assert!(!batch.rows.is_empty(), "a batch has rows");
+        let is_of_use = !batch.host_copies.is_empty() || self.copies.has_untold();
+        assert!(!batch.rows.is_empty() || is_of_use, "a batch without rows starts copies or waits for them");
         assert!(batch.rows.len() <= limits.max_batch_rows as usize, "too many rows");
         assert!(batch.num_new_tokens() <= limits.max_batch_tokens, "the token budget is exceeded");
         let slots: BTreeSet<RowSlot> = batch.rows.iter().map(|row| row.slot).collect();
@@ -140,6 +144,15 @@ impl FakeExecutor {
         self.check_row(batch, row);
 
         let slot = self.slots[row.slot.0 as usize].as_mut().expect("checked");
+        // Tables only grow, so whatever has arrived before it joined a table stays.
+        let first_written = (start / self.limits.block_size) as usize;
+        for (at, &block) in (slot.table.len()..).zip(batch.blocks_of(&row.new_blocks)) {
+            if at < first_written {
+                assert!(self.copies.is_told(block), "step {step}, slot {}: block {block} has not arrived", row.slot);
+            } else {
+                self.copies.settle_block(block, &mut self.kv);
+            }
+        }
         slot.table.extend_from_slice(batch.blocks_of(&row.new_blocks));
         let is_first = slot.num_computed.replace(end).is_none();
         let table_size = self.limits.block_size * slot.table.len() as u32;
@@ -213,9 +226,9 @@ impl FakeExecutor {
         output.rows.push(result);
     }
 
-    /// Copies blocks to and from the host's pool. A copy to a block that a step in flight names, or two copies under way with
+    /// Starts copies to and from the host's pool. A copy to a block that a step in flight names, or two copies under way with
     /// one host block, would meet on a device that copies beside its steps. Returns the host blocks.
-    fn copy_between_pools(&mut self, batch: &Batch, is_lost: bool) -> BTreeSet<HostBlockId> {
+    fn start_copies(&mut self, batch: &Batch, is_lost: bool) -> BTreeSet<HostBlockId> {
         let step = batch.step;
         let mut named = BTreeSet::new();
         let mut written = BTreeSet::new();
@@ -236,9 +249,9 @@ impl FakeExecutor {
                 }
             }
             if is_lost {
-                self.kv.poison_copied(copy);
+                self.copies.start_lost(copy, &mut self.kv);
             } else {
-                self.kv.copy_host(copy);
+                self.copies.start(step, copy, self.faults.copy_steps(step), &mut self.kv);
             }
         }
         named
@@ -321,8 +334,10 @@ impl Executor for FakeExecutor {
         let fails_launch = self.faults.fails_launch(step);
         let is_lost = fails_launch || self.faults.fails_finish(step);
 
-        let named_by_copies = self.copy_between_pools(batch, is_lost);
+        let named_by_copies = self.start_copies(batch, is_lost);
         for copy in &batch.copies {
+            assert!(self.copies.is_told(copy.from), "step {step}: block {} is copied before it arrived", copy.from);
+            self.copies.settle_block(copy.to, &mut self.kv);
             self.kv.copy(copy.from, copy.to);
         }
         self.open_slots(batch);
@@ -345,7 +360,9 @@ impl Executor for FakeExecutor {
     fn finish(&mut self, step: InFlight, output: &mut BatchOutput) -> Result<(), ExecutorError> {
         let flight = self.in_flight.pop_front().expect("a step is in flight");
         assert_eq!(flight.step, step.step(), "steps are finished in launch order");
+        self.copies.advance(!flight.owners.is_empty(), &mut self.kv);
         *output = flight.result?;
+        output.fetched_through = self.copies.tell(self.last_launched);
         let faulty = flight.owners.iter().zip(&output.rows).filter(|(_, row)| row.fault.is_some());
         self.known_faulty.extend(faulty.map(|(owner, _)| owner));
         Ok(())

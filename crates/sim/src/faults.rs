@@ -50,6 +50,11 @@ impl Faults {
         Duration::from_millis(if self.draw(step, 3).chance(self.slow_step) { 20 } else { 1 })
     }
 
+    /// Steps that the copies between the pools take which begin with this one, beside their own.
+    pub(crate) fn copy_steps(&self, step: StepId) -> u32 {
+        self.draw(step, 1 << 12).pick(0..=3)
+    }
+
     /// Whether no step from this one on can fail by chance.
     pub(crate) fn is_calm(&self, step: StepId) -> bool {
         match self.calm_from {

@@ -16,6 +16,7 @@
 //! Knows no wall clock, no thread and no real model.
 #![forbid(unsafe_code)]
 
+mod copies;
 mod executor;
 mod faults;
 mod fragmentation;

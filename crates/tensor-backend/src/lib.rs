@@ -31,7 +31,7 @@ pub use rope::RotaryFrequencies;
 pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
 
 use core::ops::Range;
-use serving_types::{BatchOutput, BlockCopy, HostCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
+use serving_types::{BatchOutput, BlockCopy, BlockId, HostCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
 
 /// A device: memory of a few opaque kinds, and the ops on it.
 ///
@@ -312,17 +312,51 @@ pub trait Backend: Sized + Send {
     /// The op could not be enqueued.
     fn copy_blocks(&mut self, kv: &mut Self::Kv, copies: &[BlockCopy]) -> Result<(), Self::Error>;
 
-    /// Copies whole blocks, all layers, between a pool and the host's of the same shape of block, in the order given, after
-    /// the ops enqueued before and before those after.
+    // Copies between the pools. A backend may do them beside the ops, which they would hold up otherwise.
+
+    /// Starts to copy whole blocks, all layers, between a pool and the host's of the same shape of block. No block is read
+    /// and written by copies of one call. The caller has waited for all ops that touched these blocks
+    /// ([`read_samples`](Self::read_samples) or [`read`](Self::read)); copies that were started before and touch one of them
+    /// are done first.
     ///
     /// # Errors
-    /// The op could not be enqueued.
+    /// A copy could not be enqueued.
     fn copy_host_blocks(
         &mut self,
         kv: &mut Self::Kv,
         host: &mut Self::HostKv,
         copies: &[HostCopy],
     ) -> Result<(), Self::Error>;
+
+    /// Says which blocks ops will touch from now on that ops enqueued before did not: these are enqueued behind the copies under
+    /// way that fill what they read, and behind those that touch what they write. By default there never are any under way.
+    ///
+    /// # Errors
+    /// A copy has failed.
+    fn order_after_host_copies(
+        &mut self,
+        _host: &mut Self::HostKv,
+        _read: &[BlockId],
+        _written: &[BlockId],
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// Fetches under way. They arrive in the order in which they were started.
+    ///
+    /// # Errors
+    /// A copy has failed.
+    fn num_fetching(&mut self, _host: &mut Self::HostKv) -> Result<usize, Self::Error> {
+        Ok(0)
+    }
+
+    /// Waits until some fetches have arrived, if any are under way.
+    ///
+    /// # Errors
+    /// A copy has failed.
+    fn await_fetches(&mut self, _host: &mut Self::HostKv) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// Sizes of a [`Backend::Sampler`].

@@ -105,12 +105,21 @@ pub(super) const PLANTED: [PlantedBug; 18] = [
     PlantedBug {
         name: "the copy back from the host is skipped",
         file: "crates/scheduler/src/plan.rs",
-        sound: "self.kv.drain_copies(|copy| plan.batch.host_copies.push(host_copy(copy)));",
-        broken: "self.kv.drain_copies(|copy| {
-            if let TierCopy::Offload { .. } = copy {
-                plan.batch.host_copies.push(host_copy(copy));
-            }
-        });",
+        sound: "            plan.batch.host_copies.push(host_copy(copy));
+            if let TierCopy::Fetch { to, .. } = copy {",
+        broken: "            if let TierCopy::Fetch { to, .. } = copy {",
+    },
+    PlantedBug {
+        name: "a row reads what is still on its way from the host",
+        file: "crates/scheduler/src/running.rs",
+        sound: "self.fetched_by > fetched_through",
+        broken: "self.fetched_by.is_some() && fetched_through.is_none()",
+    },
+    PlantedBug {
+        name: "whoever matches what is on its way from the host does not wait",
+        file: "crates/scheduler/src/plan.rs",
+        sound: "let fetched_by = self.fetched_by(&table);",
+        broken: "let fetched_by = self.fetched_by(&table).filter(|_| plan.shape.num_fetched_blocks > 0);",
     },
     PlantedBug {
         name: "a host block is reused while a copy reads it",

@@ -173,11 +173,13 @@ fn a_block_that_comes_back_from_the_host_reads_as_it_did() {
         driver.host_copy(HostCopy::Offload { from, to });
     }
     driver.run();
-    // The step that reads the new blocks brings them back.
+    // A step without rows waits for the copies back.
     sequence.blocks = host.map(|_| driver.take_block()).to_vec();
     for (from, &to) in host.into_iter().zip(&sequence.blocks) {
         driver.host_copy(HostCopy::Fetch { from, to });
     }
+    driver.run();
+    assert!(driver.output.fetched_through.is_some(), "they have arrived");
     let mut moved = driver.open(2, &prompt, &greedy);
     (moved.len, moved.blocks) = (sequence.len, sequence.blocks);
     driver.row(&mut moved, &branch, Ask { score: Some((0, &branch[1..])), num_top: 1, sample: false });

@@ -372,27 +372,47 @@ pub fn check_block_copies<B: Backend>(backend: &mut B, options: &Options) {
     }
 }
 
-/// Blocks that went to the host's pool and came back to other places: a row that moves there attends as before.
+/// Blocks that went to the host's pool and came back, to their own places and to others: a row attends in both as before,
+/// though their places were overwritten as soon as ops could be enqueued, and though nobody waits for the copies but ops.
 ///
 /// # Panics
 /// If a check fails.
 pub fn check_host_copies<B: Backend>(backend: &mut B, options: &Options) {
+    let mark = backend.alloc(1, 1, Element::F32).expect("a buffer");
     for &element in &options.kv_elements {
         for shape in ATTENTION {
             let (scene, mut device) = scene_of_copies(backend, shape, element);
-            let (blocks, targets) = (&scene.rows[0].blocks, &scene.rows[1].blocks);
+            let blocks: Vec<BlockId> = scene.rows[0].blocks.iter().copied().map(BlockId).collect();
+            let targets: Vec<BlockId> = scene.rows[1].blocks[..blocks.len()].iter().copied().map(BlockId).collect();
             // Another number of blocks than the pool has, filled from the end.
             let num_host_blocks = blocks.len() + 2;
             let layout = KvLayout { num_blocks: num_host_blocks, ..scene.layout() };
             let mut host = backend.alloc_host_kv(&layout).expect("the host's KV pool");
             let place = |nth: usize| HostBlockId((num_host_blocks - 1 - nth) as u32);
-            let offload = |(nth, &from): (usize, &u32)| HostCopy::Offload { from: BlockId(from), to: place(nth) };
+            let offload = |(nth, &from): (usize, &BlockId)| HostCopy::Offload { from, to: place(nth) };
+            let fetch = |(nth, &to): (usize, &BlockId)| HostCopy::Fetch { from: place(nth), to };
             let offloads: Vec<HostCopy> = blocks.iter().enumerate().map(offload).collect();
-            let fetch = |(nth, &to): (usize, &u32)| HostCopy::Fetch { from: place(nth), to: BlockId(to) };
-            let fetches: Vec<HostCopy> = targets[..blocks.len()].iter().enumerate().map(fetch).collect();
+            let fetches: Vec<HostCopy> =
+                blocks.iter().enumerate().chain(targets.iter().enumerate()).map(fetch).collect();
+
+            // Reading waits for the ops before.
+            backend.read(&mark, 0..1).expect("all that came before");
             backend.copy_host_blocks(&mut device.kv, &mut host, &offloads).expect("copies to the host");
+            backend.order_after_host_copies(&mut host, &targets, &blocks).expect("an order");
+            let overwrite = |(nth, (&from, &to)): (usize, (&BlockId, &BlockId))| {
+                // What the targets hold is of no use.
+                BlockCopy { id: CopyId(nth as u64), from, to }
+            };
+            let overwrites: Vec<BlockCopy> = targets.iter().zip(&blocks).enumerate().map(overwrite).collect();
+            backend.copy_blocks(&mut device.kv, &overwrites).expect("copies");
+            backend.read(&mark, 0..1).expect("all that came before");
             backend.copy_host_blocks(&mut device.kv, &mut host, &fetches).expect("copies from the host");
+            backend.order_after_host_copies(&mut host, &[blocks, targets].concat(), &[]).expect("an order");
             check_moved(backend, options, &scene, &mut device, "blocks by way of the host");
+
+            while backend.num_fetching(&mut host).expect("a number") > 0 {
+                backend.await_fetches(&mut host).expect("the end of copies");
+            }
         }
     }
 }
