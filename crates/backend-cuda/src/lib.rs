@@ -12,6 +12,7 @@
 //! The crate knows no models and no requests.
 
 mod buffer;
+mod copy_rates;
 mod driver;
 mod error;
 mod host_kv;
@@ -27,6 +28,7 @@ mod tuning;
 mod weight;
 
 pub use buffer::{Buffer, Kv};
+pub use copy_rates::{CopyRates, measure_copy_rates};
 pub use driver::Graph;
 pub use error::CudaError;
 pub use host_kv::HostKv;

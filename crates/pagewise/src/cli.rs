@@ -49,6 +49,7 @@ impl Command {
             Self::Inspect(args) => Some(&args.engine),
             Self::Bench(BenchCommand::Throughput(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::Latency(args)) => Some(&args.engine),
+            Self::Bench(BenchCommand::HostCopy(args)) => Some(&args.engine),
             Self::Pull(_) => None,
         }
     }
@@ -304,6 +305,8 @@ pub(crate) enum BenchCommand {
     Throughput(ThroughputArgs),
     /// One batch of equal requests, several times: how long a batch and a step take.
     Latency(LatencyArgs),
+    /// Prefixes that come back from the host's KV pool: how long it takes, and what it costs others.
+    HostCopy(HostCopyArgs),
 }
 
 #[derive(Args, Debug)]
@@ -341,6 +344,33 @@ pub(crate) struct LatencyArgs {
     /// Batches before those, not measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) num_iters_warmup: u32,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise bench host-copy --model smollm2-135m-instruct --prefix-len 1024 --kv-cache-memory-bytes 256MiB \
+--host-kv-bytes 1GiB --batch-size 8")]
+pub(crate) struct HostCopyArgs {
+    /// Tokens of a prefix; whole blocks.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 8192)]
+    pub(crate) prefix_len: u32,
+    /// Prefixes, which come back one after another.
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 4)]
+    pub(crate) num_prefixes: u32,
+    /// Output tokens of a request with such a prefix, which are compared.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 16)]
+    pub(crate) output_len: u32,
+    /// Requests that decode meanwhile.
+    #[arg(long, value_name = "N", value_parser = at_least_one(), default_value_t = 64)]
+    pub(crate) batch_size: u32,
+    /// Prompt tokens of each of these.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 128)]
+    pub(crate) input_len: u32,
+    /// Output tokens of each of these; they must not end before the last prefix is back.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 512)]
+    pub(crate) decode_len: u32,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

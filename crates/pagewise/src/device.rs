@@ -1,9 +1,11 @@
 //! The device that serves: chosen by the flags, the model and what is there, and what it offers to a model. Knows nothing of
 //! how a model uses it.
 
+use std::time::Instant;
+
 use anyhow::{Result, bail};
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use backend_cuda::{CudaBackend, CudaConfig, CudaError};
+use backend_cuda::{CopyRates, CudaBackend, CudaConfig, CudaError};
 use model_format::TensorFormat;
 use model_runner::Checkpoint;
 use tensor_backend::{Backend, Element};
@@ -11,6 +13,8 @@ use tensor_backend::{Backend, Element};
 use crate::cli::{Device, Dtype, EngineArgs};
 use crate::{machine, output};
 
+/// The GPU that serves, among those that the driver shows: CUDA_VISIBLE_DEVICES chooses.
+pub(crate) const GPU: usize = 0;
 /// Share of a GPU's memory that is used unless the flags say otherwise.
 const DEFAULT_GPU_SHARE: f64 = 0.9;
 /// Of that share, what recorded steps and the driver's rounding of allocations may take. Compared with what they took once
@@ -111,11 +115,24 @@ fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, C
         _ if checkpoint.tensors().any(|tensor| tensor.format == TensorFormat::F16) => Element::F16,
         _ => Element::BF16,
     };
-    let backend = CudaBackend::open(&CudaConfig { element, ..CudaConfig::default() })?;
+    let backend = CudaBackend::open(&CudaConfig { ordinal: GPU, element, ..CudaConfig::default() })?;
     let (free_bytes, total_bytes) = backend.memory_bytes()?;
     let share = args.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_SHARE);
     let offer = Offer::of_gpu(backend.activation_element(), free_bytes, total_bytes, share);
     Ok(Opened::Cuda(Box::new(backend), offer))
+}
+
+/// How fast so many bytes are copied between the pools: by PCIe, or inside of main memory.
+pub(crate) fn copy_rates(gpu: Option<usize>, bytes: usize) -> Result<CopyRates> {
+    if let Some(ordinal) = gpu {
+        return Ok(backend_cuda::measure_copy_rates(ordinal, bytes)?);
+    }
+    let (from, mut to) = (vec![1_u8; bytes], vec![0_u8; bytes]);
+    let start = Instant::now();
+    to.copy_from_slice(std::hint::black_box(&from));
+    std::hint::black_box(&to);
+    let rate = bytes as f64 / start.elapsed().as_secs_f64();
+    Ok(CopyRates { to_device: rate, to_host: rate })
 }
 
 impl Offer {

@@ -64,6 +64,7 @@ fn run(command: &Command) -> Result<()> {
         Command::Bench(BenchCommand::Throughput(args)) => {
             block_on(Builder::new_current_thread(), bench::throughput(args))
         }
+        Command::Bench(BenchCommand::HostCopy(args)) => block_on(Builder::new_current_thread(), bench::host_copy(args)),
         Command::Bench(BenchCommand::Latency(args)) => block_on(Builder::new_current_thread(), bench::latency(args)),
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Settings {
     pub(crate) runner: RunnerConfig,
     pub(crate) engine: EngineConfig,
     pub(crate) seed: u64,
+    /// Of a KV block, all layers.
+    pub(crate) block_bytes: u64,
 }
 
 impl Settings {
@@ -97,7 +99,7 @@ impl Settings {
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
         let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
-        Ok(Self { runner, engine, seed: args.fixed_seed() })
+        Ok(Self { runner, engine, seed: args.fixed_seed(), block_bytes })
     }
 }
 
@@ -187,7 +189,7 @@ impl KvPool<'_> {
 impl fmt::Display for Settings {
     /// One `name = value` a line, under the names of the flags.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runner, engine, seed } = self;
+        let Self { runner, engine, seed, block_bytes: _ } = self;
         writeln!(f, "kv-cache-dtype = {}", element_name(runner.kv_element))?;
         writeln!(f, "max-model-len = {}", runner.max_model_len)?;
         writeln!(f, "max-num-seqs = {}", runner.max_batch_rows)?;

@@ -9,7 +9,7 @@ use serving_types::Executor;
 use tensor_backend::Backend;
 
 use crate::cli::EngineArgs;
-use crate::device::{self, Offer, Opened};
+use crate::device::{self, GPU, Offer, Opened};
 use crate::model_files::{ModelFiles, TextParts};
 use crate::settings::Settings;
 use crate::{output, progress, report};
@@ -20,6 +20,8 @@ pub(crate) struct Started {
     pub(crate) settings: Settings,
     /// The device: "cpu, 2 threads, avx2", "cuda:0 …".
     pub(crate) device: String,
+    /// Which GPU it is, if it is one.
+    pub(crate) gpu: Option<usize>,
     /// Why the flags' `auto` did not become a GPU.
     not_on_gpu: Option<String>,
     pub(crate) files: ModelFiles,
@@ -36,15 +38,15 @@ pub(crate) fn open_model(args: &EngineArgs) -> Result<ModelFiles> {
 pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
     let files = open_model(args)?;
     let checkpoint = files.checkpoint(args.fixed_seed())?;
-    let loaded = match device::open(args, &checkpoint)? {
-        Opened::Cpu(backend, offer) => load(args, &files.name, &checkpoint, backend, &offer),
-        Opened::Cuda(backend, offer) => load(args, &files.name, &checkpoint, *backend, &offer),
-    }?;
+    let (gpu, loaded) = match device::open(args, &checkpoint)? {
+        Opened::Cpu(backend, offer) => (None, load(args, &files.name, &checkpoint, backend, &offer)),
+        Opened::Cuda(backend, offer) => (Some(GPU), load(args, &files.name, &checkpoint, *backend, &offer)),
+    };
     let config = checkpoint.config().clone();
     drop(checkpoint);
-    let Loaded { executor, settings, device, not_on_gpu } = loaded;
+    let Loaded { executor, settings, device, not_on_gpu } = loaded?;
     let core = EngineCore::new(executor, settings.engine)?;
-    Ok(Started { engine: Engine::spawn(core), settings, device, not_on_gpu, files, config })
+    Ok(Started { engine: Engine::spawn(core), settings, device, gpu, not_on_gpu, files, config })
 }
 
 /// A model on its device.

@@ -255,3 +255,24 @@ fn bench_latency_measures_batches() {
     assert_eq!(figures["last_batch"]["output_tokens"], 8);
     assert_eq!(figures["last_batch"]["cached_tokens"], 0);
 }
+
+#[test]
+fn bench_host_copy_brings_prefixes_back() {
+    let tiny = format!("{TINY}/qwen2");
+    let shape = ["--prefix-len", "32", "--num-prefixes", "2", "--output-len", "4", "--max-model-len", "128"];
+    let crowd = ["--batch-size", "2", "--input-len", "8", "--decode-len", "119", "--block-size", "16"];
+    let memory = ["--kv-cache-memory-bytes", "256KiB", "--host-kv-bytes", "2MiB"];
+    let output = pagewise(&[&["bench", "host-copy", "--model", &tiny][..], &shape, &crowd, &memory].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // On the CPU a row's result depends on nothing else, so whether it is copied back or computed again makes no difference.
+    for name in ["requests_equal_to_computed", "requests_equal_to_device_hit", "first_tokens_equal_to_device_hit"] {
+        assert_eq!(figures[name], 2, "{name}: {figures}");
+    }
+    // The first one is copied back whatever it costs: nothing is known yet of what copies cost.
+    assert!(figures["returned_tokens"]["seen"].as_u64() >= Some(32), "{figures}");
+    assert!(figures["decode_step_ms"]["p50"].as_f64() > Some(0.0), "{figures}");
+
+    let no_pool = pagewise(&["bench", "host-copy", "--model", &tiny, "--max-model-len", "128"], "");
+    assert!(String::from_utf8_lossy(&no_pool.stderr).contains("--host-kv-bytes is missing"));
+}

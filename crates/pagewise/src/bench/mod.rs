@@ -2,6 +2,7 @@
 //! text and no server.
 
 mod figures;
+mod host_copy;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::cli::{LatencyArgs, ThroughputArgs};
 use crate::wiring::{self, Started};
 use crate::{output, report};
 use figures::Figures;
+pub(crate) use host_copy::host_copy;
 use workload::Request;
 
 /// Runs `pagewise bench throughput`.
