@@ -26,30 +26,30 @@ pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
     let max_bits = values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF));
     let max = f32::from_bits(max_bits);
     let finite = max_bits < 0x7F80_0000;
-    let inverse = if finite && max > 1e-36 { 127.0 / max } else { 0.0 };
-    let scale = if !finite {
-        f32::NAN
-    } else if max > 1e-36 {
-        max / 127.0
-    } else {
-        0.0
+    let is_zero = max <= 1e-36;
+    let inverse = 127.0 / max;
+    let mut half_sums = [0; 2];
+    let (fours, _) = out.quants.as_chunks_mut::<{ BLOCK / 8 }>();
+    for ((values, fours), sum) in values.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(fours).zip(&mut half_sums) {
+        // Summed while they are wide: bytes would have to be widened again.
+        let mut quants = [0_i32; BLOCK / 2];
+        for (quant, value) in quants.iter_mut().zip(values) {
+            // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
+            const ROUND: f32 = 12_582_912.0;
+            let rounded = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+            *quant = if finite && !is_zero { rounded } else { 0 };
+        }
+        *sum = quants.iter().sum();
+        for (four, quants) in fours.iter_mut().zip(quants.as_chunks::<4>().0) {
+            *four = quants.map(|quant| quant as i8);
+        }
+    }
+    out.scale = match (finite, is_zero) {
+        (false, _) => f32::NAN,
+        (true, true) => 0.0,
+        (true, false) => max / 127.0,
     };
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
-    const ROUND: f32 = 12_582_912.0;
-    let mut quants = [0_i8; BLOCK];
-    for (quant, value) in quants.iter_mut().zip(values) {
-        *quant = (value * inverse + ROUND).to_bits() as i8;
-    }
-    if !finite {
-        quants = [0; BLOCK];
-    }
-    let sum = |half: &[i8]| half.iter().map(|&quant| i32::from(quant)).sum::<i32>();
-    let half_sums = [sum(&quants[..16]), sum(&quants[16..])];
-    for (four, quants) in out.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
-        *four = *quants;
-    }
-    out.scale = scale;
-    out.scaled_sum = scale * (half_sums[0] + half_sums[1]) as f32;
+    out.scaled_sum = out.scale * (half_sums[0] + half_sums[1]) as f32;
     out.half_sums = half_sums;
 }
 
