@@ -24,11 +24,18 @@ pub struct EngineConfig {
     pub prefix_caching: PrefixCaching,
     /// Who comes first when not all can be served.
     pub policy: Policy,
+    /// Most tokens of prompts in a step in which other requests generate: bounds the gaps between their tokens.
+    pub max_mixed_prefill_tokens: u32,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { max_requests: 4096, prefix_caching: PrefixCaching::On, policy: Policy::default() }
+        Self {
+            max_requests: 4096,
+            prefix_caching: PrefixCaching::On,
+            policy: Policy::default(),
+            max_mixed_prefill_tokens: u32::MAX,
+        }
     }
 }
 
@@ -99,6 +106,7 @@ impl EngineCore {
         let limits = executor.limits();
         let scheduler_config = SchedulerConfig {
             policy: config.policy,
+            max_mixed_prefill_tokens: config.max_mixed_prefill_tokens,
             ..SchedulerConfig::from_limits(&limits, config.max_requests, config.prefix_caching)
         };
         Ok(Self {

@@ -31,6 +31,8 @@ pub enum JournalEntry {
         prefix_caching: bool,
         /// Of the configuration: its place among the policies.
         policy: usize,
+        /// Of the configuration.
+        max_mixed_prefill_tokens: u32,
     },
     /// A call of [`EngineCore::step`](crate::EngineCore::step). What it does follows, until the next one.
     Step {
@@ -85,9 +87,16 @@ impl JournalEntry {
     /// The configuration of a first entry.
     #[must_use]
     pub fn config(&self) -> Option<EngineConfig> {
-        let Self::Begin { max_requests, prefix_caching, policy, .. } = self else { return None };
+        let Self::Begin { max_requests, prefix_caching, policy, max_mixed_prefill_tokens, .. } = self else {
+            return None;
+        };
         let prefix_caching = if *prefix_caching { PrefixCaching::On } else { PrefixCaching::Off };
-        Some(EngineConfig { max_requests: *max_requests, prefix_caching, policy: *POLICIES.get(*policy)? })
+        Some(EngineConfig {
+            max_requests: *max_requests,
+            prefix_caching,
+            policy: *POLICIES.get(*policy)?,
+            max_mixed_prefill_tokens: *max_mixed_prefill_tokens,
+        })
     }
 }
 
@@ -132,10 +141,10 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn new(sink: Box<dyn Write + Send>, limits: ExecutorLimits, config: EngineConfig) -> Self {
         let mut journal = Self { sink, salts: Vec::new(), error: None };
-        let EngineConfig { max_requests, prefix_caching, policy } = config;
+        let EngineConfig { max_requests, prefix_caching, policy, max_mixed_prefill_tokens } = config;
         let policy = POLICIES.iter().position(|listed| *listed == policy).expect("every policy is listed");
         let prefix_caching = prefix_caching == PrefixCaching::On;
-        journal.write(&JournalEntry::Begin { limits, max_requests, prefix_caching, policy });
+        journal.write(&JournalEntry::Begin { limits, max_requests, prefix_caching, policy, max_mixed_prefill_tokens });
         journal
     }
 

@@ -87,6 +87,10 @@ pub(crate) struct EngineArgs {
     /// the CPU, 8192 on a GPU, or max-num-seqs if that is more].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     pub(crate) max_num_batched_tokens: Option<u32>,
+    /// Most prompt tokens of a step in which other requests generate: bounds the gaps between their tokens, and slows prompts
+    /// while others generate [default: 64 on the CPU, on a GPU as max-num-batched-tokens].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    pub(crate) max_mixed_prefill_tokens: Option<u32>,
     /// Tokens a KV block holds; a power of two up to 256.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 16)]
     pub(crate) block_size: u32,
@@ -206,7 +210,7 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 15] = [
+const FLAGS_OF_LOADING: [&str; 16] = [
     "model",
     "config",
     "device",
@@ -215,6 +219,7 @@ const FLAGS_OF_LOADING: [&str; 15] = [
     "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "max_mixed_prefill_tokens",
     "block_size",
     "kv_cache_memory_bytes",
     "host_kv_bytes",

@@ -33,6 +33,7 @@ pub(crate) struct Offer {
     pub(crate) kv_element: Element,
     pub(crate) default_max_num_seqs: u32,
     pub(crate) default_max_num_batched_tokens: u32,
+    pub(crate) default_max_mixed_prefill_tokens: u32,
     pub(crate) memory: MemoryOffer,
     /// Why the flags' `auto` did not become a GPU.
     pub(crate) not_on_gpu: Option<String>,
@@ -141,6 +142,7 @@ impl Offer {
             kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 },
             default_max_num_seqs: 64,
             default_max_num_batched_tokens: 512,
+            default_max_mixed_prefill_tokens: 64,
             memory: MemoryOffer::Host { available_bytes },
             not_on_gpu: None,
         }
@@ -154,6 +156,7 @@ impl Offer {
             kv_element,
             default_max_num_seqs: 512,
             default_max_num_batched_tokens: 8192,
+            default_max_mixed_prefill_tokens: u32::MAX,
             memory: MemoryOffer::Gpu {
                 share_bytes,
                 usable_bytes: share_bytes.saturating_sub(used_bytes + GPU_RESERVE_BYTES),

@@ -98,7 +98,8 @@ impl Settings {
         }
         let prefix_caching = if args.no_enable_prefix_caching { PrefixCaching::Off } else { PrefixCaching::On };
         let max_requests = MIN_MAX_REQUESTS.max(max_num_seqs as usize * WAITING_PER_RUNNING);
-        let engine = EngineConfig { max_requests, prefix_caching, ..EngineConfig::default() };
+        let max_mixed_prefill_tokens = args.max_mixed_prefill_tokens.unwrap_or(offer.default_max_mixed_prefill_tokens);
+        let engine = EngineConfig { max_requests, prefix_caching, max_mixed_prefill_tokens, ..EngineConfig::default() };
         Ok(Self { runner, engine, seed: args.fixed_seed(), block_bytes })
     }
 }
@@ -194,6 +195,8 @@ impl fmt::Display for Settings {
         writeln!(f, "max-model-len = {}", runner.max_model_len)?;
         writeln!(f, "max-num-seqs = {}", runner.max_batch_rows)?;
         writeln!(f, "max-num-batched-tokens = {}", runner.max_batch_tokens)?;
+        let max_mixed = engine.max_mixed_prefill_tokens.min(runner.max_batch_tokens);
+        writeln!(f, "max-mixed-prefill-tokens = {max_mixed}")?;
         writeln!(f, "block-size = {}", runner.block_size)?;
         writeln!(f, "enable-prefix-caching = {}", engine.prefix_caching == PrefixCaching::On)?;
         write!(f, "seed = {seed}")
@@ -331,6 +334,7 @@ mod tests {
             kv_element: Element::BF16,
             default_max_num_seqs: 512,
             default_max_num_batched_tokens: 8192,
+            default_max_mixed_prefill_tokens: u32::MAX,
             memory: MemoryOffer::Gpu { share_bytes: usable_bytes, usable_bytes, free_bytes },
             not_on_gpu: None,
         };

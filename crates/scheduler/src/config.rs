@@ -18,6 +18,9 @@ pub struct SchedulerConfig {
     pub num_host_blocks: u32,
     /// Most new tokens in a batch, over all rows.
     pub max_batch_tokens: u32,
+    /// Of these, most tokens of prompts in a batch with rows that decode: bounds the gaps between the tokens of those. At
+    /// least 1, so that prompts go on whatever decodes.
+    pub max_mixed_prefill_tokens: u32,
     /// Most rows in a batch, which is also the most requests that run at a time.
     pub max_batch_rows: u32,
     /// Longest context of a request, prompt and output together, in tokens.
@@ -39,6 +42,7 @@ impl SchedulerConfig {
             num_blocks: limits.num_blocks,
             num_host_blocks: limits.num_host_blocks,
             max_batch_tokens: limits.max_batch_tokens,
+            max_mixed_prefill_tokens: limits.max_batch_tokens,
             max_batch_rows: limits.max_batch_rows,
             max_model_len: limits.max_model_len,
             max_waiting,
@@ -91,6 +95,7 @@ impl SchedulerConfig {
             ("block_size", self.block_size, 1),
             ("num_blocks", self.num_blocks, 1),
             ("max_batch_tokens", self.max_batch_tokens, 1),
+            ("max_mixed_prefill_tokens", self.max_mixed_prefill_tokens, 1),
             ("max_batch_rows", self.max_batch_rows, 1),
             ("max_model_len", self.max_model_len, 2),
         ] {

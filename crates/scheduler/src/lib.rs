@@ -15,6 +15,9 @@
 //! 2. *Chunks*: prompts under way (or recomputed ones), as much of each as the budget still holds.
 //! 3. *Admissions*: the waiting request that the [`Policy`] puts first, if it fits whole next to what already runs.
 //!
+//! A step with decodes takes as long as its prompts, and whoever decodes waits for that between two tokens. So it may have a
+//! smaller budget for prompts than a step without.
+//!
 //! While requests wait, prompts of which more is left than the step can take are long: half of the step is held back for
 //! them, and they are planned last, with that half and what the others leave. So a short prompt waits for no long one that
 //! runs, and a long one goes on however many short ones come.

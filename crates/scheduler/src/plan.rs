@@ -87,6 +87,9 @@ impl Scheduler {
         };
         self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
+        if plan.shape.num_decodes > 0 {
+            plan.budget_tokens = plan.budget_tokens.min(self.config.max_mixed_prefill_tokens);
+        }
         let max_short_tokens = if self.waiting.len() > 0 { plan.budget_tokens } else { u32::MAX };
         let held_tokens = self.hold_for_long_prompts(max_short_tokens, &mut plan);
         self.plan_chunks(0..=max_short_tokens, &mut plan);
@@ -97,7 +100,7 @@ impl Scheduler {
             plan.budget_tokens += held_tokens;
             self.plan_chunks(max_short_tokens + 1..=u32::MAX, &mut plan);
         }
-        self.stats.planned_tokens += u64::from(self.config.max_batch_tokens - plan.budget_tokens);
+        self.stats.planned_tokens += u64::from(plan.shape.num_decodes + plan.shape.num_prefill_tokens);
         // A step without rows starts copies. Another one waits for them, if there is nothing else to wait for.
         let is_of_use = !plan.batch.host_copies.is_empty() || (plan.awaits_copies && self.in_flight.is_empty());
         if plan.rows.is_empty() && !is_of_use {

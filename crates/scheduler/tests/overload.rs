@@ -14,6 +14,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_blocks: 600,
     num_host_blocks: 0,
     max_batch_tokens: 384,
+    max_mixed_prefill_tokens: 384,
     max_batch_rows: 32,
     max_model_len: 2048,
     max_waiting: usize::MAX,

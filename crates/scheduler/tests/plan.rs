@@ -13,6 +13,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_blocks: 100,
     num_host_blocks: 0,
     max_batch_tokens: 16,
+    max_mixed_prefill_tokens: 16,
     max_batch_rows: 4,
     max_model_len: 100,
     max_waiting: 10,
@@ -151,6 +152,19 @@ fn long_prompts_leave_half_of_a_step_to_those_who_wait() {
     bench.step();
     let ended = bench.updates.iter().any(|update| matches!(update, Update::Finished { id, .. } if *id == short));
     assert!(ended, "{:?}", bench.updates);
+}
+
+#[test]
+fn a_step_with_decodes_has_a_budget_of_its_own_for_prompts() {
+    let mut bench = Bench::new(SchedulerConfig { max_mixed_prefill_tokens: 4, ..CONFIG });
+    bench.submit(12, 4);
+    assert_eq!(bench.step(), "0+12!", "nobody decodes yet");
+    bench.submit(10, 2);
+    bench.submit(3, 2);
+    assert_eq!(bench.step(), "12+1! 0+4");
+    assert_eq!(bench.step(), "13+1! 4+4");
+    assert_eq!(bench.step(), "14+1! 8+2! 0+2", "what one prompt leaves, the next one takes");
+    assert_eq!(bench.step(), "10+1! 2+1!", "the first has ended");
 }
 
 #[test]

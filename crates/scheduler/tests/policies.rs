@@ -13,6 +13,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_blocks: 100,
     num_host_blocks: 0,
     max_batch_tokens: 32,
+    max_mixed_prefill_tokens: 32,
     max_batch_rows: 1,
     max_model_len: 100,
     max_waiting: 1000,

@@ -19,7 +19,8 @@ impl Scenario {
         let prefix_caching = if random.chance(800) { PrefixCaching::On } else { PrefixCaching::Off };
         // Not drawn, so that the seeds of past failures mean what they meant.
         let policy = [Policy::FirstCome, Policy::Priority, Policy::Fair][seed as usize % 3];
-        let config = EngineConfig { max_requests: 1000, prefix_caching, policy };
+        let max_mixed_prefill_tokens = [u32::MAX, 1, 5, 16][seed as usize / 3 % 4];
+        let config = EngineConfig { max_requests: 1000, prefix_caching, policy, max_mixed_prefill_tokens };
         let mut chance = |of_runs, per_mille| if random.chance(of_runs) { per_mille } else { 0 };
         let mut faults = Faults {
             seed,
