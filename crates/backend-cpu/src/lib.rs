@@ -8,7 +8,7 @@
 //!
 //! - `ops` has the ops: shapes, threads, cache blocking.
 //! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool.
-//! - `simd` has the inner loops in plain and vector versions, and all `unsafe`.
+//! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
 //!
 //! The crate knows no models, requests or block allocation.
 
@@ -23,6 +23,7 @@ mod panel;
 mod pool;
 mod quantise;
 mod simd;
+mod team;
 mod weight;
 
 pub use buffer::Buffer;

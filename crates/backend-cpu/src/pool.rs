@@ -1,8 +1,11 @@
 //! The threads and instructions of one backend, and how work is divided among threads. Knows pieces of work, not what they
 //! compute.
 
+use std::sync::Mutex;
+
 use crate::CpuError;
 use crate::simd::Path;
+use crate::team::Team;
 
 /// What ops run on.
 #[derive(Debug)]
@@ -16,48 +19,53 @@ pub(crate) trait Split: Send + Sized {
     /// Units of work in it.
     fn len(&self) -> usize;
 
-    /// The first `mid` units and the others.
+    /// The first `mid` units and the others; `mid` is a multiple of the grain that it is run with.
     fn split_at(self, mid: usize) -> (Self, Self);
 }
 
-/// A pool of threads of its own.
+/// Threads that divide work among them.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    threads: rayon::ThreadPool,
+    team: Team,
 }
 
 impl Pool {
     pub(crate) fn new(num_threads: usize) -> Result<Self, CpuError> {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(num_threads)
-            .thread_name(|index| format!("cpu-{index}"))
-            .build()
-            .map(|threads| Self { threads })
-            .map_err(|error| CpuError::Threads { threads: num_threads, cause: error.to_string() })
+        let team = Team::new(num_threads)
+            .map_err(|error| CpuError::Threads { threads: num_threads, cause: error.to_string() })?;
+        Ok(Self { team })
     }
 
     pub(crate) fn num_threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.team.num_threads()
     }
 
-    /// Runs `work` in pieces of at most `grain` units, on all threads; on the calling one if it is a single piece.
+    /// Runs `work` in pieces of at most `grain` units, each taken by whichever thread is free; on the calling one if it is a
+    /// single piece.
     pub(crate) fn run<W: Split>(&self, work: W, grain: usize, f: impl Fn(W) + Sync) {
         let grain = grain.max(1);
         if work.len() <= grain || self.num_threads() == 1 {
-            f(work);
-        } else {
-            self.threads.install(|| divide(work, grain, &f));
+            return f(work);
         }
+        let rest = Mutex::new(Some(work));
+        self.team.run(&|| {
+            while let Some(piece) = next_piece(&rest, grain) {
+                f(piece);
+            }
+        });
     }
 }
 
-fn divide<W: Split>(work: W, grain: usize, f: &(impl Fn(W) + Sync)) {
-    let len = work.len();
-    if len <= grain {
-        return f(work);
+/// Takes the first `grain` units of what is left.
+fn next_piece<W: Split>(rest: &Mutex<Option<W>>, grain: usize) -> Option<W> {
+    let mut rest = rest.lock().expect("work that cannot be divided has panicked");
+    let work = rest.take()?;
+    if work.len() <= grain {
+        return Some(work);
     }
-    let (left, right) = work.split_at(len / 2);
-    rayon::join(|| divide(left, grain, f), || divide(right, grain, f));
+    let (piece, others) = work.split_at(grain);
+    *rest = Some(others);
+    Some(piece)
 }
 
 /// A slice in chunks of equal length.

@@ -1,4 +1,4 @@
-//! A step allocates nothing once its shapes have been seen. On one thread: handing work to another one is rayon's.
+//! A step allocates nothing once its shapes have been seen. On one thread: the counter is that thread's.
 #![allow(unsafe_code, reason = "a counting allocator")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -56,6 +56,7 @@ fn attend<S: VectorFloat>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, val
     let num_tasks = tiles.len() * layout.num_kv_heads;
     let products_per_task = 2 * context * cols / num_tasks.max(1);
     let grain = (GRAIN / products_per_task.max(1)).max(num_tasks.div_ceil(cores.pool.num_threads() * 8));
+    let grain = if tiles.len() > 1 { grain.next_multiple_of(layout.num_kv_heads) } else { grain };
 
     let group_cols = cols / layout.num_kv_heads;
     let out = MatrixMut::new(out.rows_mut(0..rows), rows, cols, cols);
@@ -86,10 +87,11 @@ impl Split for Tasks<'_> {
         self.tiles.len() * self.kv_heads.len()
     }
 
-    /// Between tiles while there are several, then between heads.
+    /// Between tiles if there are several, else between heads.
     fn split_at(self, mid: usize) -> (Self, Self) {
         let Self { tiles, kv_heads, group_cols, out } = self;
         if tiles.len() > 1 {
+            assert!(mid.is_multiple_of(kv_heads.len()), "several tiles are divided into whole ones");
             let (above, below) = tiles.split_at(mid / kv_heads.len());
             let (top, bottom) = out.split_rows(below[0].tokens.start - above[0].tokens.start);
             let above = Self { tiles: above, kv_heads: kv_heads.clone(), group_cols, out: top };

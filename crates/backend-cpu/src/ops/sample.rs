@@ -217,7 +217,7 @@ impl Split for Jobs<'_> {
         let (logits, more_logits) = self.logits.split_at_mut(self.logits.len() / num_jobs * mid);
         let (outcomes, more_outcomes) = self.outcomes.split_at_mut(mid);
         let (top, more_top) = self.top.split_at_mut(self.top.len() / num_jobs * mid);
-        let (workspaces, more_workspaces) = self.workspaces.split_at_mut(self.workspaces.len() / 2);
+        let (workspaces, more_workspaces) = self.workspaces.split_at_mut(1);
         (
             Self { jobs, logits, outcomes, top, workspaces },
             Self {
