@@ -4,6 +4,7 @@
 
 #include "pagewise/abi.h"
 #include "pagewise/attention.h"
+#include "pagewise/product.h"
 #include "pagewise/quantised.h"
 #include "pagewise/rows.h"
 #include "pagewise/sampling.h"

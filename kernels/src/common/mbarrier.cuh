@@ -39,6 +39,18 @@ __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// Arrives at the barrier in the same place of another block of the cluster, or of this one.
+__device__ __forceinline__ void mbarrier_arrive_in_block(uint64_t* barrier, int block) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 address;\n"
+      "mapa.shared::cluster.u32 address, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [address];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(block)
+      : "memory");
+}
+
 // Arrives, and announces bytes that copies will bring.
 __device__ __forceinline__ void mbarrier_arrive_expecting(uint64_t* barrier, uint32_t num_bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(num_bytes)

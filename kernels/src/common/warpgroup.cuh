@@ -1,4 +1,5 @@
-// Products by the tensor cores of a whole warpgroup (sm_90a): asynchronous, the right operand read from shared memory.
+// Products by the tensor cores of a whole warpgroup (sm_90a): asynchronous, the right operand read from shared memory, the
+// left one from there or from registers.
 //
 // Four warps together form D[64][n] += A[64][16] * B[16][n]. Warp w holds rows 16 w .. 16 w + 15 of A and D in the layouts of
 // mma.m16n8k16 (see fragment.cuh). Between `products_begin` and the wait for the group, nothing may touch the registers
@@ -24,7 +25,8 @@ constexpr int kWarpgroup = 128;
 struct SwizzledMatrix {
   uint64_t bits;
 
-  // B whose k elements lie along the rows: `row` is a column of B, and atoms of eight columns follow each other.
+  // B whose k elements lie along the rows: `row` is a column of B, and atoms of eight columns follow each other. Or A: `row`
+  // is a row of A.
   static __device__ __forceinline__ SwizzledMatrix along_k(uint32_t address) { return {of(address, 16, 1024)}; }
 
   // B whose columns lie along the rows, 64 in each: atoms of eight k follow each other, and the next 64 columns begin
@@ -135,9 +137,61 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], 
   }
 }
 
-#undef PW_D8
 #undef PW_PRODUCT_64
 #undef PW_PRODUCT_128
+
+#define PW_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define PW_NAMES_32 PW_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PW_NAMES_64 \
+  PW_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PW_NAMES_128 \
+  PW_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define PW_D16(i) PW_D8(i), PW_D8(i + 8)
+#define PW_D32(i) PW_D16(i), PW_D16(i + 16)
+#define PW_D64(i) PW_D32(i), PW_D32(i + 32)
+#define PW_D128(i) PW_D64(i), PW_D64(i + 64)
+
+// N columns, R registers a thread; the operands after those are A, B and whether to add: their numbers as text.
+#define PW_PRODUCT_OF_SHARED(TYPE, N, R, A, B, ADD) \
+  asm volatile( \
+      "{\n" \
+      ".reg .pred p;\n" \
+      "setp.ne.b32 p, %" ADD ", 0;\n" \
+      "wgmma.mma_async.sync.aligned.m64n" N "k16.f32." TYPE "." TYPE " {" PW_NAMES_##R "}, %" A ", %" B ", p, 1, 1, 0, 0;\n" \
+      "}" \
+      : PW_D##R(0) \
+      : "l"(a.bits), "l"(b.bits), "r"(accumulate))
+
+// D = A * B, plus D if `accumulate` is not 0. Both in shared memory with k along the rows.
+#define PW_DEFINE_PRODUCT_OF_SHARED(N, R, A, B, ADD) \
+  template <class T> \
+  __device__ __forceinline__ void product_of_shared(float (&d)[R], SwizzledMatrix a, SwizzledMatrix b, int accumulate) { \
+    if constexpr (__is_same(T, __half)) { \
+      PW_PRODUCT_OF_SHARED("f16", N, R, A, B, ADD); \
+    } else { \
+      PW_PRODUCT_OF_SHARED("bf16", N, R, A, B, ADD); \
+    } \
+  }
+PW_DEFINE_PRODUCT_OF_SHARED("32", 16, "16", "17", "18")
+PW_DEFINE_PRODUCT_OF_SHARED("64", 32, "32", "33", "34")
+PW_DEFINE_PRODUCT_OF_SHARED("128", 64, "64", "65", "66")
+PW_DEFINE_PRODUCT_OF_SHARED("256", 128, "128", "129", "130")
+
+#undef PW_D8
+#undef PW_D16
+#undef PW_D32
+#undef PW_D64
+#undef PW_D128
+#undef PW_NAMES_16
+#undef PW_NAMES_32
+#undef PW_NAMES_64
+#undef PW_NAMES_128
+#undef PW_PRODUCT_OF_SHARED
+#undef PW_DEFINE_PRODUCT_OF_SHARED
 
 #endif
 

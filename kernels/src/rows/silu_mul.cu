@@ -1,16 +1,10 @@
 // The gate of a feed-forward layer.
+#include "common/silu.cuh"
 #include "pagewise/rows.h"
 #include "rows/flat.cuh"
 
 namespace pw {
 namespace {
-
-template <class T>
-__device__ float silu(float x) {
-  // f32 is what other elements are compared with. For them the fast forms lose less than a tenth of a rounding.
-  if constexpr (sizeof(T) == 4) return x / (1.0f + expf(-x));
-  return __fdividef(x, 1.0f + __expf(-x));
-}
 
 template <class T, int N>
 __global__ void __launch_bounds__(kFlatThreads) silu_mul(const PwSiluMul op, int packs) {

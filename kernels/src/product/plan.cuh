@@ -1,0 +1,40 @@
+// How a product is cut into tiles. Host code; knows shapes and the card's size, no pointers.
+//
+// Whatever the plan, an element of the product is the same sum in the same order: plans differ in time alone.
+#pragma once
+
+#include "pagewise/product.h"
+
+namespace pw::dense {
+
+// What the blocks of a cluster fetch together, each a part for all: then their tiles lie beside each other in the other
+// direction.
+enum class Share { kNothing, kX, kWeight };
+
+struct Plan {
+  // Warpgroups that multiply, 64 rows of a tile each
+  int warpgroups;
+  // Columns of their products: 32, 64, 128 or 256
+  int width;
+  // Rows of the weight that a tile has, at most `width`; of both halves together if gated
+  int cols;
+  Share share;
+  int cluster;
+  // Clusters that lie below each other and are done before the columns beside them
+  int group;
+};
+
+// Elements of k that are fetched at a time: 128 bytes.
+constexpr int kStepElements = 64;
+constexpr int kWarpgroupRows = 64;
+
+Plan plan_of(const PwProduct& op, int num_multiprocessors);
+
+// PW_UNSUPPORTED where the loaded code has no products of warpgroups.
+PwStatus launch_warpgroups(const PwProduct& op, PwStream stream);
+PwStatus launch_warpgroups(const PwProduct& op, const Plan& plan, PwStream stream);
+
+// For any card.
+PwStatus launch_warps(const PwProduct& op, PwStream stream);
+
+}  // namespace pw::dense
