@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kernels_sys::{
     KernelLibrary, PW_OK, PwAddBias, PwApplyUpdates, PwDecodeAttention, PwEmbed, PwFillRandom, PwGatherRows,
-    PwPrefillAttention, PwQuantisedEmbed, PwQuantisedExpand, PwQuantisedPack, PwQuantisedProduct, PwRmsNorm,
+    PwPrefillAttention, PwProduct, PwQuantisedEmbed, PwQuantisedExpand, PwQuantisedPack, PwQuantisedProduct, PwRmsNorm,
     PwRopeAppend, PwSample, PwSiluMul, PwStatus, PwStream, PwUnpack, PwWeightFormat,
 };
 
@@ -61,6 +61,7 @@ impl Kernels {
         decode_attention = pw_decode_attention(PwDecodeAttention);
         prefill_attention = pw_prefill_attention(PwPrefillAttention);
         sample = pw_sample(PwSample);
+        product = pw_product(PwProduct);
         quantised_pack = pw_quantised_pack(PwQuantisedPack);
         quantised_product = pw_quantised_product(PwQuantisedProduct);
         quantised_expand = pw_quantised_expand(PwQuantisedExpand);

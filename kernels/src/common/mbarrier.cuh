@@ -35,29 +35,30 @@ __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, int num_arrival
 // After the last init and before any other thread or the copy engine uses a barrier.
 __device__ __forceinline__ void mbarrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
-__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// These take a barrier's shared address; the same for pointers follow below.
+__device__ __forceinline__ void mbarrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives at the barrier in the same place of another block of the cluster, or of this one.
-__device__ __forceinline__ void mbarrier_arrive_in_block(uint64_t* barrier, int block) {
+// Arrives at the barrier in the same place of another block of the cluster, or of this one. What this thread wrote to memory
+// is not thereby seen there: ordering a whole cluster's writes takes longer than a tile's products.
+__device__ __forceinline__ void mbarrier_arrive_in_block(uint32_t barrier, int block) {
   asm volatile(
       "{\n"
       ".reg .b32 address;\n"
       "mapa.shared::cluster.u32 address, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [address];\n"
-      "}" ::"r"(shared_address(barrier)),
+      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [address];\n"
+      "}" ::"r"(barrier),
       "r"(block)
       : "memory");
 }
 
 // Arrives, and announces bytes that copies will bring.
-__device__ __forceinline__ void mbarrier_arrive_expecting(uint64_t* barrier, uint32_t num_bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(num_bytes)
-               : "memory");
+__device__ __forceinline__ void mbarrier_arrive_expecting(uint32_t barrier, uint32_t num_bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(num_bytes) : "memory");
 }
 
-__device__ __forceinline__ bool mbarrier_has_passed(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ bool mbarrier_has_passed(uint32_t barrier, uint32_t parity) {
   uint32_t passed;
   asm volatile(
       "{\n"
@@ -66,12 +67,12 @@ __device__ __forceinline__ bool mbarrier_has_passed(uint64_t* barrier, uint32_t 
       "selp.u32 %0, 1, 0, p;\n"
       "}"
       : "=r"(passed)
-      : "r"(shared_address(barrier)), "r"(parity)
+      : "r"(barrier), "r"(parity)
       : "memory");
   return passed != 0;
 }
 
-__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
+__device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
 #ifdef PW_MAX_SPINS
   for (int64_t spins = 0; !mbarrier_has_passed(barrier, parity); ++spins) {
     if (spins > PW_MAX_SPINS) __trap();
@@ -80,6 +81,14 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
   while (!mbarrier_has_passed(barrier, parity)) {
   }
 #endif
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) { mbarrier_arrive(shared_address(barrier)); }
+__device__ __forceinline__ void mbarrier_arrive_expecting(uint64_t* barrier, uint32_t num_bytes) {
+  mbarrier_arrive_expecting(shared_address(barrier), num_bytes);
+}
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
+  mbarrier_wait(shared_address(barrier), parity);
 }
 
 #endif

@@ -53,24 +53,28 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// Brings the box that begins at (x, y, z) to `destination`, a shared address; its bytes count on `barrier`.
-__device__ __forceinline__ void copy_box(uint32_t destination, const CUtensorMap* map, uint64_t* barrier, int x, int y,
+// Brings the box that begins at (x, y, z) to `destination`; its bytes count on `barrier`. Both are shared addresses.
+__device__ __forceinline__ void copy_box(uint32_t destination, const CUtensorMap* map, uint32_t barrier, int x, int y,
                                          int z) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::
           "r"(destination),
-      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
+}
+__device__ __forceinline__ void copy_box(uint32_t destination, const CUtensorMap* map, uint64_t* barrier, int x, int y,
+                                         int z) {
+  copy_box(destination, map, shared_address(barrier), x, y, z);
 }
 
 // The same to several blocks of the cluster, those whose bits are set in `blocks`: to the same place in the shared memory of
 // each, its bytes counting on the barrier at the same place as `barrier`.
-__device__ __forceinline__ void copy_box_to_blocks(uint32_t destination, const CUtensorMap* map, uint64_t* barrier, int x,
+__device__ __forceinline__ void copy_box_to_blocks(uint32_t destination, const CUtensorMap* map, uint32_t barrier, int x,
                                                    int y, int z, uint32_t blocks) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
       "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(destination),
-      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(uint16_t(blocks))
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(uint16_t(blocks))
       : "memory");
 }
 

@@ -35,6 +35,9 @@ struct SwizzledMatrix {
     return {of(address, column_stride, 1024)};
   }
 
+  // The same as `along_k` at an address in units of 16 bytes, for loops that count addresses up.
+  static __device__ __forceinline__ SwizzledMatrix along_k_at(uint32_t sixteenths) { return {of(0, 16, 1024) | sixteenths}; }
+
   __device__ __forceinline__ SwizzledMatrix plus_bytes(uint32_t offset) const { return {bits + (offset >> 4)}; }
 
  private:

@@ -31,13 +31,11 @@ struct Quad {
     if (row >= place.end_row || column >= place.end_column) return nullptr;
     return static_cast<T*>(place.out) + row * place.stride + column;
   }
-  static __device__ __forceinline__ Quad load(const T* from, int lane) {
-    Quad quad = {};
-    if (from != nullptr) {
-      const Pack<T, 8> pack = Pack<T, 8>::load(from);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) quad.words[i] = pack.words[i];
-    }
+  static __device__ __forceinline__ uint4 load(const T* from) {
+    return from == nullptr ? uint4{} : *reinterpret_cast<const uint4*>(from);
+  }
+  static __device__ __forceinline__ Quad of(const uint4& piece, int lane) {
+    Quad quad = {{piece.x, piece.y, piece.z, piece.w}};
     transpose_quad(quad.words, lane);
     return quad;
   }
@@ -73,16 +71,20 @@ __device__ __forceinline__ void store(const float (&sums)[kSums], const Place& p
 
 template <class T, int kSums>
 __device__ __forceinline__ void add(const float (&sums)[kSums], const Place& place, int lane) {
+  // All of them are asked for before the first is needed.
+  uint4 old[kSums / 8];
   for_quads<kSums / 4>([&](int half, int first_piece) {
-    T* const address = Quad<T>::address(place, half, first_piece, lane);
-    Quad<T> quad = Quad<T>::load(address, lane);
+    old[first_piece / 2 + half] = Quad<T>::load(Quad<T>::address(place, half, first_piece, lane));
+  });
+  for_quads<kSums / 4>([&](int half, int first_piece) {
+    Quad<T> quad = Quad<T>::of(old[first_piece / 2 + half], lane);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float* pair = sums + 4 * (first_piece + i) + 2 * half;
-      const float2 old = Bits<T>::to_pair(quad.words[i]);
-      quad.words[i] = pack_pair<T>(old.x + pair[0], old.y + pair[1]);
+      const float2 before = Bits<T>::to_pair(quad.words[i]);
+      quad.words[i] = pack_pair<T>(before.x + pair[0], before.y + pair[1]);
     }
-    quad.store(address, lane);
+    quad.store(Quad<T>::address(place, half, first_piece, lane), lane);
   });
 }
 

@@ -21,7 +21,7 @@ Plan plan_few_rows(const PwProduct& op, int num_multiprocessors) {
   const bool is_gated = op.end == PW_PRODUCT_GATED;
   const int64_t waves = div_up(op.n, int64_t(num_multiprocessors) * kMaxWidth);
   const int cols = round_up(div_up(op.n, waves * num_multiprocessors), is_gated ? 16 : 8);
-  return {1, width_of(cols, is_gated ? 64 : 32), cols, Share::kNothing, 1, 1};
+  return {1, width_of(cols, is_gated ? 64 : 32), cols, Share::kNothing, 1, 1, 0};
 }
 
 Plan plan_many_rows(const PwProduct& op, int num_multiprocessors) {
@@ -29,7 +29,7 @@ Plan plan_many_rows(const PwProduct& op, int num_multiprocessors) {
   int cols = 256;
   while (cols > 64 && down * div_up(op.n, cols) < num_multiprocessors) cols /= 2;
   const bool is_pair = down % 2 == 0 || down > 8;
-  return {2, cols, cols, is_pair ? Share::kWeight : Share::kNothing, is_pair ? 2 : 1, 8};
+  return {2, cols, cols, is_pair ? Share::kWeight : Share::kNothing, is_pair ? 2 : 1, 8, 2};
 }
 
 }  // namespace

@@ -22,10 +22,13 @@ struct Plan {
   int cluster;
   // Clusters that lie below each other and are done before the columns beside them
   int group;
+  // Steps by which the second warpgroup follows the first
+  int lag;
 };
 
-// Elements of k that are fetched at a time: 128 bytes.
-constexpr int kStepElements = 64;
+// Elements of k of a row that lie together in shared memory: 128 bytes.
+constexpr int kChunkElements = 64;
+constexpr int kChunkBytes = kChunkElements * 2;
 constexpr int kWarpgroupRows = 64;
 
 Plan plan_of(const PwProduct& op, int num_multiprocessors);

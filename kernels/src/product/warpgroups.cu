@@ -9,24 +9,24 @@ PwStatus launch(const PwProduct& op, const Plan& plan, PwStream stream) {
   if (plan.warpgroups == 1) {
     switch (plan.width) {
       case 32:
-        return launch_warpgroups_kernel<T, 1, 32>(op, plan, stream);
+        return launch_warpgroups_kernel<T, Shape<1, 32>>(op, plan, stream);
       case 64:
-        return launch_warpgroups_kernel<T, 1, 64>(op, plan, stream);
+        return launch_warpgroups_kernel<T, Shape<1, 64>>(op, plan, stream);
       case 128:
-        return launch_warpgroups_kernel<T, 1, 128>(op, plan, stream);
+        return launch_warpgroups_kernel<T, Shape<1, 128>>(op, plan, stream);
       case 256:
-        return launch_warpgroups_kernel<T, 1, 256>(op, plan, stream);
+        return launch_warpgroups_kernel<T, Shape<1, 256>>(op, plan, stream);
       default:
         return PW_INVALID;
     }
   }
   switch (plan.width) {
     case 64:
-      return launch_warpgroups_kernel<T, 2, 64>(op, plan, stream);
+      return launch_warpgroups_kernel<T, Shape<2, 64>>(op, plan, stream);
     case 128:
-      return launch_warpgroups_kernel<T, 2, 128>(op, plan, stream);
+      return launch_warpgroups_kernel<T, Shape<2, 128>>(op, plan, stream);
     case 256:
-      return launch_warpgroups_kernel<T, 2, 256>(op, plan, stream);
+      return launch_warpgroups_kernel<T, Shape<2, 256>>(op, plan, stream);
     default:
       return PW_INVALID;
   }

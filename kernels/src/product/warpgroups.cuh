@@ -1,8 +1,8 @@
-// Products for Hopper: one warp asks the copy engine for x and weights, one or two warpgroups multiply them.
+// Products for Hopper: two warps ask the copy engine for weights and for x, one or two warpgroups multiply them.
 //
 // Rows of x are the rows of the tensor cores' products and rows of the weight their columns; both are fetched through a ring
-// of stages, 64 elements of k at a time, and a tile's sums stay in registers from its first element of k to its last. Nothing
-// is split along k, so the sum's order is the same in tiles of all shapes.
+// of stages, and a tile's sums stay in registers from its first element of k to its last. Nothing is split along k, so the
+// sum's order is the same in tiles of all shapes.
 //
 // A stage holds the rows that a tile has, not those that its products read: what lies behind them, the next operand or the next
 // stage, makes rows and columns of sums that are never stored. So a step of one row is fetched as 8 rows and multiplied as 64.
@@ -11,6 +11,9 @@
 // whose peers write into its stages tells all of them when a stage is free.
 //
 // Weights that are settled are asked for before the previous kernel has ended.
+//
+// A narrow tile's step is over in two hundred cycles, and a warp by itself takes five for an instruction: what is done in every
+// step is as little as can be.
 #pragma once
 
 #include "common/cluster.cuh"
@@ -22,11 +25,16 @@
 
 namespace pw::dense {
 
-// How one operand's part of a stage is fetched: boxes of `box_rows` rows, `stride` bytes from one to the next in the stage.
+// How one operand is fetched: a box of so many rows a chunk, and where the next box begins, of the weight's other half or of
+// what another block of the cluster fetches.
 struct Fetch {
   int box_rows;
-  int num_boxes;
   int stride;
+  // What comes to a stage, from all blocks
+  int bytes;
+  // From the stage's begin, and from one chunk to the next
+  int offset;
+  int chunk_stride;
 };
 
 struct Params {
@@ -43,36 +51,56 @@ struct Params {
   int num_across;
   int num_steps;
   int num_stages;
-  // Where the weight begins in a stage, a stage's size, and the bytes that come to it
-  int weight_offset;
   int stage_bytes;
-  int fetched_bytes;
+  // Steps by which the second warpgroup follows the first; less than stages, and if not 0, a tile has more steps than stages
+  int lag;
 };
 
 constexpr int kMaxStages = 64;
 // The barriers stand before the stages.
 constexpr int kRingOffset = 1024;
 
-struct Barriers {
-  uint64_t full[kMaxStages];
-  uint64_t empty[kMaxStages];
+// Warpgroups and columns of their products.
+template <int kWarpgroupsOf, int kWidthOf>
+struct Shape {
+  static constexpr int kWarpgroups = kWarpgroupsOf;
+  static constexpr int kWidth = kWidthOf;
+  static constexpr int kRows = kWarpgroups * kWarpgroupRows;
+  static constexpr int kThreads = (kWarpgroups + 1) * kWarpgroup;
+  // Chunks of k in a stage: few rows are worth a barrier only if they come with twice as much of k.
+  static constexpr int kChunks = kWidth <= 64 ? 2 : 1;
 };
-static_assert(sizeof(Barriers) <= kRingOffset, "stages begin at a multiple of 1024 bytes");
-
-constexpr int threads_of(int warpgroups) { return warpgroups * kWarpgroup + 32; }
 
 #ifdef PW_HAS_WARPGROUP_PRODUCTS
 
-// A stage of a ring whose length is known at run time.
-struct StagePlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ __forceinline__ void advance(int num_stages) {
-    if (++stage == num_stages) {
-      stage = 0;
+// A place in a ring whose length is known at run time, as addresses: the stage, and its barriers.
+class StagePlace {
+ public:
+  __device__ StagePlace(const Params& params, uint32_t shared)
+      : stage_bytes_(params.stage_bytes), begin_(shared + kRingOffset), barriers_(shared), stage(begin_), full(shared) {
+    end_ = begin_ + params.num_stages * stage_bytes_;
+  }
+  __device__ __forceinline__ uint32_t empty() const { return full + kMaxStages * 8; }
+  __device__ __forceinline__ void advance() {
+    stage += stage_bytes_;
+    full += 8;
+    if (stage == end_) {
+      stage = begin_;
+      full = barriers_;
       parity ^= 1;
     }
   }
+
+ private:
+  const int stage_bytes_;
+  const uint32_t begin_;
+  const uint32_t barriers_;
+  uint32_t end_;
+
+ public:
+  uint32_t stage;
+  uint32_t full;
+  uint32_t parity = 0;
 };
 
 // The first row of x and the first column of `out` of a block's tile.
@@ -94,123 +122,98 @@ __device__ __forceinline__ Corner corner_of(const Params& params, int index, int
   return {down * kRows, across * params.tile_columns};
 }
 
-// What a block fetches, step by step, over all its tiles.
-template <int kRows>
-class Steps {
- public:
-  __device__ Steps(const Params& params, int rank) : params_(params), rank_(rank), tile_(blockIdx.x / params.cluster) {
-    if (!is_end()) corner = corner_of<kRows>(params_, tile_, rank_);
-  }
-  __device__ bool is_end() const { return tile_ >= params_.num_down * params_.num_across; }
-  __device__ void advance() {
-    if (++step < params_.num_steps) return;
-    step = 0;
-    tile_ += gridDim.x / params_.cluster;
-    if (!is_end()) corner = corner_of<kRows>(params_, tile_, rank_);
-  }
+enum class Operand { kX, kWeight };
 
-  Corner corner;
-  int step = 0;
-
- private:
-  const Params& params_;
-  const int rank_;
-  int tile_;
-};
-
-// The thread that asks for copies.
-template <int kRows>
+// The thread that asks for copies of an operand.
+template <class S, Operand kOperand>
 class Producer {
  public:
-  __device__ Producer(const CUtensorMap& x, const CUtensorMap& weight, const Params& params, uint8_t* shared)
-      : x_(x),
-        weight_(weight),
+  __device__ Producer(const CUtensorMap& map, const Params& params, uint32_t shared)
+      : map_(map),
         params_(params),
-        barriers_(*reinterpret_cast<Barriers*>(shared)),
-        ring_(shared_address(shared) + kRingOffset),
-        rank_(params.cluster > 1 ? cluster_rank() : 0) {}
+        fetch_(kOperand == Operand::kX ? params.x : params.weight),
+        rank_(params.cluster > 1 ? cluster_rank() : 0),
+        is_shared_(params.share == (kOperand == Operand::kX ? Share::kX : Share::kWeight)),
+        is_gated_(kOperand == Operand::kWeight && params.op.end == PW_PRODUCT_GATED),
+        place_(params, shared) {}
 
   __device__ void run() {
-    prefetch_tensor_map(&x_);
-    prefetch_tensor_map(&weight_);
-    if (params_.op.weight_state == PW_WEIGHT_FRESH) wait_for_previous();
-    // The ring is empty: weights for all of it, and x once it is there.
-    Steps<kRows> steps(params_, rank_), behind = steps;
-    int num_ahead = 0;
-    for (; num_ahead < params_.num_stages && !steps.is_end(); ++num_ahead, steps.advance()) {
-      mbarrier_arrive_expecting(&barriers_.full[num_ahead], params_.fetched_bytes);
-      fetch_weight(num_ahead, steps);
-    }
-    wait_for_previous();
-    let_next_start();
-    for (int stage = 0; stage < num_ahead; ++stage, behind.advance()) fetch_x(stage, behind);
-
-    StagePlace place;
-    for (; !steps.is_end(); steps.advance()) {
-      mbarrier_wait(&barriers_.empty[place.stage], place.parity);
-      mbarrier_arrive_expecting(&barriers_.full[place.stage], params_.fetched_bytes);
-      fetch_weight(place.stage, steps);
-      fetch_x(place.stage, steps);
-      place.advance(params_.num_stages);
+    prefetch_tensor_map(&map_);
+    if (kOperand == Operand::kX || params_.op.weight_state == PW_WEIGHT_FRESH) wait_for_previous();
+    const int num_tiles = params_.num_down * params_.num_across;
+    for (int tile = blockIdx.x / params_.cluster; tile < num_tiles; tile += gridDim.x / params_.cluster) {
+      const Corner corner = corner_of<S::kRows>(params_, tile, rank_);
+      fetch_tile(kOperand == Operand::kX ? corner.row : corner.column);
     }
   }
 
  private:
-  __device__ __forceinline__ void fetch_x(int stage, const Steps<kRows>& steps) {
-    const uint32_t to = ring_ + stage * params_.stage_bytes;
-    for (int box = 0; box < params_.x.num_boxes; ++box) {
-      const int row = steps.corner.row + box * params_.x.box_rows;
-      fetch(&x_, Share::kX, box, to + box * params_.x.stride, stage, steps.step, row, 0);
+  // Of one tile, all of k. The parts of a shared operand follow each other, in the tensor or as halves.
+  __device__ __forceinline__ void fetch_tile(int row) {
+    const int part = is_shared_ ? rank_ : 0;
+    const int first_row = row + (is_gated_ ? 0 : part * fetch_.box_rows);
+    const uint32_t offset = fetch_.offset + part * fetch_.stride;
+    for (int step = 0, k = 0; step < params_.num_steps; ++step) {
+      // The ring is empty in its first round.
+      mbarrier_wait(place_.empty(), place_.parity ^ 1);
+      mbarrier_arrive_expecting(place_.full, fetch_.bytes);
+#pragma unroll
+      for (int chunk = 0; chunk < S::kChunks; ++chunk, k += kChunkElements) {
+        const uint32_t to = place_.stage + offset + chunk * fetch_.chunk_stride;
+        if (is_shared_) {
+          copy_box_to_blocks(to, &map_, place_.full, k, first_row, is_gated_ ? part : 0, (1u << params_.cluster) - 1);
+        } else {
+          copy_box(to, &map_, place_.full, k, first_row, 0);
+          if (is_gated_) copy_box(to + fetch_.stride, &map_, place_.full, k, first_row, 1);
+        }
+      }
+      place_.advance();
     }
   }
 
-  __device__ __forceinline__ void fetch_weight(int stage, const Steps<kRows>& steps) {
-    const uint32_t to = ring_ + stage * params_.stage_bytes + params_.weight_offset;
-    const bool is_gated = params_.op.end == PW_PRODUCT_GATED;
-    for (int box = 0; box < params_.weight.num_boxes; ++box) {
-      const int row = steps.corner.column + (is_gated ? 0 : box * params_.weight.box_rows);
-      fetch(&weight_, Share::kWeight, box, to + box * params_.weight.stride, stage, steps.step, row, is_gated ? box : 0);
-    }
-  }
-
-  __device__ __forceinline__ void fetch(const CUtensorMap* map, Share share, int box, uint32_t to, int stage, int step, int row,
-                                        int part) {
-    uint64_t* const full = &barriers_.full[stage];
-    if (params_.share != share) {
-      copy_box(to, map, full, step * kStepElements, row, part);
-    } else if (box == rank_) {
-      copy_box_to_blocks(to, map, full, step * kStepElements, row, part, (1u << params_.cluster) - 1);
-    }
-  }
-
-  const CUtensorMap& x_;
-  const CUtensorMap& weight_;
+  const CUtensorMap& map_;
   const Params& params_;
-  Barriers& barriers_;
-  const uint32_t ring_;
+  const Fetch& fetch_;
   const int rank_;
+  const bool is_shared_;
+  const bool is_gated_;
+  StagePlace place_;
+};
+
+// Lets the second warpgroup follow the first by some steps: while one stores its sums, the other has the tensor cores.
+class Lag {
+ public:
+  __device__ Lag(int steps, int warpgroup) : steps_(steps), warpgroup_(warpgroup) {}
+  __device__ __forceinline__ void begin_tile() const {
+    if (steps_ > 0 && warpgroup_ == 1) asm volatile("bar.sync 1, 256;" ::: "memory");
+  }
+  __device__ __forceinline__ void end_step(int step) const {
+    if (step + 1 == steps_ && warpgroup_ == 0) asm volatile("bar.arrive 1, 256;" ::: "memory");
+  }
+
+ private:
+  const int steps_;
+  const int warpgroup_;
 };
 
 // A warpgroup that multiplies.
-template <class T, int kWarpgroups, int kWidth>
+template <class T, class S>
 class Consumer {
  public:
-  static constexpr int kRows = kWarpgroups * kWarpgroupRows;
-
-  __device__ Consumer(const Params& params, uint8_t* shared)
+  __device__ Consumer(const Params& params, uint32_t shared)
       : params_(params),
-        barriers_(*reinterpret_cast<Barriers*>(shared)),
-        ring_(shared_address(shared) + kRingOffset),
         lane_(threadIdx.x % 32),
-        warp_(threadIdx.x / 32),
-        rank_(params.cluster > 1 ? cluster_rank() : 0) {}
+        // The same in all lanes, as the compiler should know.
+        warp_(__shfl_sync(0xffffffffu, int(threadIdx.x / 32), 0)),
+        place_(params, shared) {}
 
   __device__ void run() {
+    const int rank = params_.cluster > 1 ? cluster_rank() : 0;
     const int num_tiles = params_.num_down * params_.num_across;
     for (int tile = blockIdx.x / params_.cluster; tile < num_tiles; tile += gridDim.x / params_.cluster) {
-      float sums[kWidth / 2];
+      float sums[S::kWidth / 2];
       multiply(sums);
-      const Corner corner = corner_of<kRows>(params_, tile, rank_);
+      const Corner corner = corner_of<S::kRows>(params_, tile, rank);
       const int columns = params_.op.end == PW_PRODUCT_GATED ? params_.op.n / 2 : params_.op.n;
       const Place place = {params_.op.out,       params_.op.out_stride,
                            corner.row + warp_ * 16, params_.op.rows,
@@ -221,27 +224,31 @@ class Consumer {
 
  private:
   // The sums of a tile's 64 rows, over all of k.
-  __device__ __forceinline__ void multiply(float (&sums)[kWidth / 2]) {
+  __device__ __forceinline__ void multiply(float (&sums)[S::kWidth / 2]) {
+    const Lag lag(S::kWarpgroups == 2 ? params_.lag : 0, warp_ / 4);
+    const uint32_t x_offset = warp_ / 4 * (kWarpgroupRows * kChunkBytes);
+    uint32_t previous = 0;
     pin(sums);
-    int previous = place_.stage;
+    lag.begin_tile();
     for (int step = 0; step < params_.num_steps; ++step) {
-      const int stage = place_.stage;
-      mbarrier_wait(&barriers_.full[stage], place_.parity);
-      const uint32_t x = ring_ + stage * params_.stage_bytes + warp_ / 4 * (kWarpgroupRows * 128);
-      const auto a = SwizzledMatrix::along_k(x);
-      const auto b = SwizzledMatrix::along_k(ring_ + stage * params_.stage_bytes + params_.weight_offset);
+      mbarrier_wait(place_.full, place_.parity);
+      const uint32_t a = (place_.stage + x_offset) / 16, b = (place_.stage + params_.weight.offset) / 16;
       products_begin();
 #pragma unroll
-      for (int i = 0; i < kStepElements / 16; ++i) {
-        product_of_shared<T>(sums, a.plus_bytes(i * 32), b.plus_bytes(i * 32), step > 0 || i > 0);
+      for (int chunk = 0; chunk < S::kChunks; ++chunk) {
+#pragma unroll
+        for (int i = 0; i < kChunkElements / 16; ++i) {
+          product_of_shared<T>(sums, SwizzledMatrix::along_k_at(a + chunk * (params_.x.chunk_stride / 16) + i * 2),
+                               SwizzledMatrix::along_k_at(b + chunk * (params_.weight.chunk_stride / 16) + i * 2),
+                               step > 0 || chunk > 0 || i > 0);
+        }
       }
       products_commit();
-      if (step > 0) {
-        products_wait<1>();
-        release(previous);
-      }
-      previous = stage;
-      place_.advance(params_.num_stages);
+      lag.end_step(step);
+      products_wait<1>();
+      if (step > 0) release(previous);
+      previous = place_.empty();
+      place_.advance();
     }
     products_wait<0>();
     pin(sums);
@@ -249,29 +256,27 @@ class Consumer {
   }
 
   // Tells every block that writes into the stage.
-  __device__ __forceinline__ void release(int stage) {
+  __device__ __forceinline__ void release(uint32_t empty) {
     if (params_.cluster == 1) {
-      if (lane_ == 0) mbarrier_arrive(&barriers_.empty[stage]);
+      if (lane_ == 0) mbarrier_arrive(empty);
     } else if (lane_ < params_.cluster) {
-      mbarrier_arrive_in_block(&barriers_.empty[stage], lane_);
+      mbarrier_arrive_in_block(empty, lane_);
     }
   }
 
   const Params& params_;
-  Barriers& barriers_;
-  const uint32_t ring_;
   const int lane_;
   const int warp_;
-  const int rank_;
   StagePlace place_;
 };
 
-template <int kWarpgroups>
+template <class S>
 __device__ void init_barriers(const Params& params, uint8_t* shared) {
-  Barriers& barriers = *reinterpret_cast<Barriers*>(shared);
+  uint64_t* const full = reinterpret_cast<uint64_t*>(shared);
   for (int i = 0; i < params.num_stages; ++i) {
-    mbarrier_init(&barriers.full[i], 1);
-    mbarrier_init(&barriers.empty[i], kWarpgroups * (kWarpgroup / 32) * params.cluster);
+    // One for each operand
+    mbarrier_init(full + i, 2);
+    mbarrier_init(full + kMaxStages + i, S::kWarpgroups * (kWarpgroup / 32) * params.cluster);
   }
   mbarrier_init_done();
 }
@@ -286,24 +291,39 @@ __device__ __forceinline__ void meet(const Params& params) {
   }
 }
 
+// The last warpgroup: a warp for each operand, of which one thread works.
+template <class S>
+__device__ __forceinline__ void produce(const CUtensorMap& x, const CUtensorMap& weight, const Params& params,
+                                        uint32_t shared) {
+  const int thread = threadIdx.x - S::kWarpgroups * kWarpgroup;
+  if (thread == 0) Producer<S, Operand::kWeight>(weight, params, shared).run();
+  if (thread == 32) Producer<S, Operand::kX>(x, params, shared).run();
+  __syncwarp();
+  wait_for_previous();
+}
+
 #endif
 
-template <class T, int kWarpgroups, int kWidth>
-__global__ void __launch_bounds__(threads_of(kWarpgroups), 1)
+template <class T, class S>
+__global__ void __launch_bounds__(S::kThreads, 1)
     warpgroups_kernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap weight,
                       const __grid_constant__ Params params) {
 #ifdef PW_HAS_WARPGROUP_PRODUCTS
   extern __shared__ __align__(1024) uint8_t shared[];
-  if (threadIdx.x == 0) init_barriers<kWarpgroups>(params, shared);
+  if (threadIdx.x == 0) init_barriers<S>(params, shared);
   // Nobody writes into a block before its barriers stand.
   meet(params);
-  if (threadIdx.x >= kWarpgroups * kWarpgroup) {
-    if (threadIdx.x % 32 == 0) Producer<kWarpgroups * kWarpgroupRows>(x, weight, params, shared).run();
-    __syncwarp();
-    wait_for_previous();
+  uint32_t address;
+  // Left to itself, the compiler computes this again in every step.
+  asm volatile("mov.b32 %0, %1;" : "=r"(address) : "r"(shared_address(shared)));
+  if (threadIdx.x >= S::kWarpgroups * kWarpgroup) {
+    if constexpr (S::kWarpgroups == 2) give_registers<24>();
+    produce<S>(x, weight, params, address);
   } else {
+    if constexpr (S::kWarpgroups == 2) take_registers<240>();
     wait_for_previous();
-    Consumer<T, kWarpgroups, kWidth>(params, shared).run();
+    let_next_start();
+    Consumer<T, S>(params, address).run();
   }
   // Nobody leaves while others write into its stages or arrive at its barriers.
   if (params.cluster > 1) meet(params);

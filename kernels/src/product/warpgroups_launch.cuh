@@ -9,65 +9,68 @@ namespace pw::dense {
 
 // Shared memory of a block. It leaves room for blocks of the kernels before and after, which are small.
 constexpr int kSharedBytes = 200 << 10;
-constexpr int kRowBytes = kStepElements * 2;
 
 inline int round_up(int value, int to) { return (value + to - 1) / to * to; }
 
 // What a stage holds and how it is fetched.
-inline void lay_out(Params& params, const Plan& plan) {
+template <class S>
+void lay_out(Params& params, const Plan& plan) {
   const bool is_gated = params.op.end == PW_PRODUCT_GATED;
-  const int num_rows = plan.warpgroups * kWarpgroupRows;
   const int num_x_boxes = plan.share == Share::kX ? plan.cluster : 1;
   const int num_weight_boxes = plan.share == Share::kWeight ? plan.cluster : is_gated ? 2 : 1;
   // The swizzle repeats every 8 rows.
-  const int fetched_rows = params.op.rows < num_rows ? params.op.rows : num_rows;
+  const int fetched_rows = params.op.rows < S::kRows ? params.op.rows : S::kRows;
   const int x_box_rows = round_up(int(div_up(fetched_rows, num_x_boxes)), 8);
   const int weight_box_rows = plan.cols / num_weight_boxes;
-  params.x = {x_box_rows, num_x_boxes, x_box_rows * kRowBytes};
-  params.weight = {weight_box_rows, num_weight_boxes, (is_gated ? plan.width / 2 : weight_box_rows) * kRowBytes};
-  params.weight_offset = num_x_boxes * params.x.stride;
-  const int weight_bytes = (num_weight_boxes - 1) * params.weight.stride + weight_box_rows * kRowBytes;
-  params.stage_bytes = params.weight_offset + weight_bytes;
-  params.fetched_bytes = (num_x_boxes * x_box_rows + plan.cols) * kRowBytes;
+
+  const int x_stride = x_box_rows * kChunkBytes, x_chunk = num_x_boxes * x_stride;
+  const int weight_stride = (is_gated ? S::kWidth / 2 : weight_box_rows) * kChunkBytes;
+  const int weight_chunk = (num_weight_boxes - 1) * weight_stride + weight_box_rows * kChunkBytes;
+  params.x = {x_box_rows, x_stride, S::kChunks * x_chunk, 0, x_chunk};
+  params.weight = {weight_box_rows, weight_stride, S::kChunks * plan.cols * kChunkBytes, S::kChunks * x_chunk, weight_chunk};
+  params.stage_bytes = S::kChunks * (x_chunk + weight_chunk);
   // Products read whole operands; those of the last stage must not end beyond the block's memory.
-  const int x_end = num_rows * kRowBytes, weight_end = params.weight_offset + plan.width * kRowBytes;
+  const int x_end = (S::kChunks - 1) * x_chunk + S::kRows * kChunkBytes;
+  const int weight_end = params.weight.offset + (S::kChunks - 1) * weight_chunk + S::kWidth * kChunkBytes;
   const int last_stage = x_end > weight_end ? x_end : weight_end;
   params.num_stages = 1 + (kSharedBytes - kRingOffset - last_stage) / params.stage_bytes;
   if (params.num_stages > kMaxStages) params.num_stages = kMaxStages;
 }
 
-inline Params params_of(const PwProduct& op, const Plan& plan) {
+template <class S>
+Params params_of(const PwProduct& op, const Plan& plan) {
   Params params;
   params.op = op;
   params.share = plan.share;
   params.cluster = plan.cluster;
   const bool is_gated = op.end == PW_PRODUCT_GATED;
   params.tile_columns = is_gated ? plan.cols / 2 : plan.cols;
-  const int64_t down = div_up(op.rows, plan.warpgroups * kWarpgroupRows);
+  const int64_t down = div_up(op.rows, S::kRows);
   const int64_t across = div_up(is_gated ? op.n / 2 : op.n, params.tile_columns);
   params.num_down = int(div_up(down, plan.share == Share::kWeight ? plan.cluster : 1));
   params.num_across = int(div_up(across, plan.share == Share::kX ? plan.cluster : 1));
   params.group = plan.group < params.num_down ? plan.group : params.num_down;
-  params.num_steps = int(div_up(op.k, kStepElements));
-  lay_out(params, plan);
+  params.num_steps = int(div_up(op.k, S::kChunks * kChunkElements));
+  lay_out<S>(params, plan);
+  params.lag = plan.lag < params.num_stages && params.num_stages < params.num_steps ? plan.lag : 0;
   return params;
 }
 
 inline PwStatus encode_operands(const PwProduct& op, const Params& params, CUtensorMap* x, CUtensorMap* weight) {
   const uint64_t k = uint64_t(op.k), rows = uint64_t(op.rows), n = uint64_t(op.n);
-  BoxTensor tensor = {op.x, op.element, {k, rows, 1}, {k, k * rows}, {kStepElements, uint32_t(params.x.box_rows), 1}};
+  BoxTensor tensor = {op.x, op.element, {k, rows, 1}, {k, k * rows}, {kChunkElements, uint32_t(params.x.box_rows), 1}};
   const PwStatus status = encode_tensor_map(tensor, x);
   if (status != PW_OK) return status;
   // Gated, the halves are two matrices, and a box ends where its half ends.
   const uint64_t parts = op.end == PW_PRODUCT_GATED ? 2 : 1;
   tensor = {op.weight, op.element, {k, n / parts, parts}, {k, k * (n / parts)},
-            {kStepElements, uint32_t(params.weight.box_rows), 1}};
+            {kChunkElements, uint32_t(params.weight.box_rows), 1}};
   return encode_tensor_map(tensor, weight);
 }
 
-template <class T, int kWarpgroups, int kWidth>
+template <class T, class S>
 PwStatus launch_warpgroups_kernel(const PwProduct& op, const Plan& plan, PwStream stream) {
-  const auto kernel = warpgroups_kernel<T, kWarpgroups, kWidth>;
+  const auto kernel = warpgroups_kernel<T, S>;
   cudaFuncAttributes attributes;
   cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (error == cudaSuccess && attributes.ptxVersion < 90) return PW_UNSUPPORTED;
@@ -81,14 +84,14 @@ PwStatus launch_warpgroups_kernel(const PwProduct& op, const Plan& plan, PwStrea
   }
   if (error != cudaSuccess) return error;
 
-  const Params params = params_of(op, plan);
+  const Params params = params_of<S>(op, plan);
   CUtensorMap x, weight;
   const PwStatus status = encode_operands(op, params, &x, &weight);
   if (status != PW_OK) return status;
   const int64_t num_tiles = int64_t(params.num_down) * params.num_across;
   const int num_places = num_multiprocessors / plan.cluster;
   const int num_clusters = num_tiles < num_places ? int(num_tiles) : num_places;
-  Grid grid{dim3(unsigned(num_clusters * plan.cluster)), dim3(threads_of(kWarpgroups))};
+  Grid grid{dim3(unsigned(num_clusters * plan.cluster)), dim3(S::kThreads)};
   grid.cluster = plan.cluster;
   grid.shared_bytes = kSharedBytes;
   return launch_dependent(kernel, grid, stream, x, weight, params);
