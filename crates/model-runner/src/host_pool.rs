@@ -60,6 +60,12 @@ impl<B: Backend> HostPool<B> {
         backend.order_after_host_copies(host, &touched.read, &touched.written)
     }
 
+    /// The next step is the first one. No fetches are under way.
+    pub(crate) fn forget_steps(&mut self) {
+        assert!(self.fetching.is_empty(), "all fetches have arrived");
+        self.last_launched = None;
+    }
+
     /// Waits until some fetches have arrived, if any are under way.
     pub(crate) fn await_fetches(&mut self, backend: &mut B) -> Result<(), B::Error> {
         self.kv.as_mut().map_or(Ok(()), |host| backend.await_fetches(host))

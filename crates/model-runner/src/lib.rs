@@ -28,6 +28,7 @@ mod rope;
 mod runner;
 mod runner_config;
 mod tensor_id;
+mod warm_up;
 
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use error::ModelError;
@@ -35,4 +36,4 @@ pub use loader::LoadProgress;
 pub use memory::{MemoryPlan, plan_memory};
 pub use models::check_architecture;
 pub use runner::ModelRunner;
-pub use runner_config::{Recording, RunnerConfig};
+pub use runner_config::{Recording, RunnerConfig, WarmUp};

@@ -11,13 +11,14 @@ use serving_types::{
 use tensor_backend::{Backend, Sample, SlotHistory, StepInputs};
 
 use crate::{
-    Checkpoint, LoadProgress, ModelError, Recording, RunnerConfig,
+    Checkpoint, LoadProgress, ModelError, Recording, RunnerConfig, WarmUp,
     activations::{ActivationShapes, Activations},
     decoder::{Decoder, StepState},
     host_pool::HostPool,
     inputs::InputPreparation,
     loader::Loader,
     memory::{Line, host_kv_entry, host_kv_layout, kv_layout, plan_memory},
+    warm_up,
 };
 
 /// A model on a backend, ready to run batches.
@@ -117,6 +118,9 @@ impl<B: Backend> ModelRunner<B> {
             logit_rows: config.logit_rows(),
             memory,
         };
+        if config.warm_up == WarmUp::EveryOp {
+            runner.warm_up()?;
+        }
         if config.recording == Recording::DecodeSteps {
             runner.record_decodes().map_err(ModelError::backend)?;
         }
@@ -213,6 +217,18 @@ impl<B: Backend> ModelRunner<B> {
             rows,
         };
         (&self.decoder, step)
+    }
+
+    /// Runs made-up steps, and forgets their rows. What they leave in the KV pools is overwritten before it is read.
+    fn warm_up(&mut self) -> Result<(), ModelError> {
+        let mut output = BatchOutput::default();
+        for batch in warm_up::batches(&self.limits) {
+            let step = self.launch(&batch).map_err(ModelError::backend)?;
+            self.finish(step, &mut output).map_err(ModelError::backend)?;
+        }
+        self.preparation = InputPreparation::new(self.limits);
+        self.host.forget_steps();
+        Ok(())
     }
 
     /// Records the decode steps that the backend names, each after it has run once: recording cannot load code or

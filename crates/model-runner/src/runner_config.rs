@@ -30,6 +30,18 @@ pub struct RunnerConfig {
     pub max_top_logprobs: u32,
     /// Whether decode steps are recorded, where the backend can.
     pub recording: Recording,
+    /// What runs before the first step.
+    pub warm_up: WarmUp,
+}
+
+/// What a runner computes before its first step, for backends that load code when it is first used. Leaves nothing behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WarmUp {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Every op, in made-up steps of several sizes.
+    EveryOp,
 }
 
 /// What a runner records before its first step, to replay it later with less work for the host. The results are the same

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
 use backend_cuda::{CopyRates, CudaBackend, CudaConfig, CudaError};
 use model_format::TensorFormat;
-use model_runner::Checkpoint;
+use model_runner::{Checkpoint, WarmUp};
 use tensor_backend::{Backend, Element};
 
 use crate::cli::{Device, Dtype, EngineArgs};
@@ -35,6 +35,7 @@ pub(crate) struct Offer {
     pub(crate) default_max_num_batched_tokens: u32,
     pub(crate) default_max_mixed_prefill_tokens: u32,
     pub(crate) memory: MemoryOffer,
+    pub(crate) warm_up: WarmUp,
     /// Why the flags' `auto` did not become a GPU.
     pub(crate) not_on_gpu: Option<String>,
 }
@@ -144,6 +145,7 @@ impl Offer {
             default_max_num_batched_tokens: 512,
             default_max_mixed_prefill_tokens: 64,
             memory: MemoryOffer::Host { available_bytes },
+            warm_up: WarmUp::Off,
             not_on_gpu: None,
         }
     }
@@ -162,6 +164,7 @@ impl Offer {
                 usable_bytes: share_bytes.saturating_sub(used_bytes + GPU_RESERVE_BYTES),
                 free_bytes,
             },
+            warm_up: WarmUp::EveryOp,
             not_on_gpu: None,
         }
     }

@@ -65,6 +65,7 @@ impl Settings {
             max_batch_rows: max_num_seqs,
             max_top_logprobs: MAX_LOGPROBS.min(checkpoint.config().vocab_size),
             recording: if args.enforce_eager { Recording::Off } else { Recording::DecodeSteps },
+            warm_up: offer.warm_up,
         };
         let plan = plan_memory(backend, checkpoint, &runner).map_err(by_flag)?;
         let pool = KvPool { plan: &plan, memory: offer.memory, wanted: args.kv_cache_memory_bytes };
@@ -219,6 +220,7 @@ mod tests {
     use backend_cpu::{CpuBackend, CpuConfig, Precision};
     use clap::Parser;
     use model_format::ModelConfig;
+    use model_runner::WarmUp;
 
     /// A Llama of one layer whose block of 16 tokens takes `2 * 16 * 2 heads * 8 * 2 bytes` = 1,024 bytes.
     fn checkpoint() -> Checkpoint<'static> {
@@ -326,6 +328,7 @@ mod tests {
                 max_top_logprobs: 20,
                 num_host_blocks: 0,
                 recording: Recording::DecodeSteps,
+                warm_up: WarmUp::Off,
             };
             let plan = plan_memory(&backend, &checkpoint(), &runner).expect("limits in range");
             plan.entries.iter().map(|entry| entry.bytes).sum::<u64>() - plan.block_bytes

@@ -2,8 +2,8 @@
 //! stays its own.
 
 use backend_cpu::Precision;
-use model_runner::{Checkpoint, RunnerConfig};
-use serving_types::{BlockId, CopyId, HostBlockId, HostCopy, RowFault, SamplingParams, TokenId};
+use model_runner::{Checkpoint, RunnerConfig, WarmUp};
+use serving_types::{BlockId, CopyId, Executor as _, HostBlockId, HostCopy, RowFault, SamplingParams, TokenId};
 
 use crate::{
     driver::{Ask, Driver, Position, Sequence, runner_config},
@@ -103,6 +103,27 @@ fn a_preempted_sequence_goes_on_as_if_it_had_not_been() {
         let so_far = [prompt.as_slice(), &whole[..9]].concat();
         assert_eq!(driver.generate(1, &so_far, prompt.len(), &sampling), whole);
     }
+}
+
+#[test]
+fn a_warm_up_leaves_nothing_behind() {
+    let tiny = Tiny::read(MODEL);
+    let prompt = tokens(5, 20);
+    let base = SamplingParams { max_tokens: 16, ..SamplingParams::default() };
+    let config = RunnerConfig { num_host_blocks: 3, ..runner_config() };
+    let [mut cold, mut warm] = [WarmUp::Off, WarmUp::EveryOp]
+        .map(|warm_up| Driver::new(Precision::Native, &tiny.checkpoint(), &RunnerConfig { warm_up, ..config }));
+    assert_eq!(cold.executor.memory(), warm.executor.memory());
+    for (slot, sampling) in (0..).zip([
+        base.clone(),
+        SamplingParams { temperature: 1.0, seed: 3, ..base.clone() },
+        SamplingParams { temperature: 0.8, repetition_penalty: 1.5, presence_penalty: 1.0, ..base.clone() },
+    ]) {
+        let expected = cold.generate(slot, &prompt, prompt.len(), &sampling);
+        assert_eq!(warm.generate(slot, &prompt, prompt.len(), &sampling), expected);
+    }
+    warm.run();
+    assert_eq!(warm.output.fetched_through, cold.run().fetched_through);
 }
 
 #[test]

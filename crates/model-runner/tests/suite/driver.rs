@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use model_runner::{Checkpoint, ModelRunner, Recording, RunnerConfig};
+use model_runner::{Checkpoint, ModelRunner, Recording, RunnerConfig, WarmUp};
 use serving_types::{
     Batch, BatchOutput, BlockCopy, BlockId, CopyId, Executor, HostCopy, OpenSlot, PositionLogprobs, Row, RowInput,
     RowSlot, SamplingParams, Score, StepId, TokenId,
@@ -22,6 +22,7 @@ pub(crate) fn runner_config() -> RunnerConfig {
         max_batch_rows: 8,
         max_top_logprobs: 128,
         recording: Recording::DecodeSteps,
+        warm_up: WarmUp::Off,
     }
 }
 

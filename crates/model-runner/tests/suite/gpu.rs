@@ -7,7 +7,7 @@
 use backend_cpu::Precision;
 use backend_cuda::{CudaBackend, CudaConfig};
 use model_format::ModelConfig;
-use model_runner::{Checkpoint, Recording, RunnerConfig};
+use model_runner::{Checkpoint, Recording, RunnerConfig, WarmUp};
 use serde::Deserialize;
 use serving_types::{SamplingParams, TokenId};
 use tensor_backend::Element;
@@ -49,7 +49,7 @@ fn smollm2(config: &RunnerConfig) -> Option<Driver<CudaBackend>> {
 }
 
 fn bf16_config() -> RunnerConfig {
-    RunnerConfig { kv_element: Element::BF16, max_batch_rows: 32, ..smollm2_config() }
+    RunnerConfig { kv_element: Element::BF16, max_batch_rows: 32, warm_up: WarmUp::EveryOp, ..smollm2_config() }
 }
 
 /// Distance from the reference, summed over positions.
