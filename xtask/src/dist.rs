@@ -19,8 +19,11 @@ const PROGRAMS: [[&str; 3]; 3] =
 const MAX_BYTES: u64 = 60_000_000;
 
 /// Test programs: package, target, name in the folder.
-const TESTS: [[&str; 3]; 2] =
-    [["backend-cuda", "conformance", "conformance"], ["model-runner", "suite", "model-runner"]];
+const TESTS: [[&str; 3]; 3] = [
+    ["backend-cuda", "conformance", "conformance"],
+    ["model-runner", "suite", "model-runner"],
+    ["pagewise", "device_fault", "device-fault"],
+];
 
 /// Builds everything and lays it out in target/dist.
 pub(crate) fn run() -> Result<()> {

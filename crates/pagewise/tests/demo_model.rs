@@ -1,61 +1,20 @@
 //! The binary on real weights: a server, and clients of it and of no server, give the same answers.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+mod support;
 
-/// The demo model, or `None` if it is not here and need not be.
-fn demo_model() -> Option<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = variable("PAGEWISE_CACHE")
-        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("pagewise")))
-        .or_else(|| Some(variable("HOME")?.join(".cache/pagewise")));
-    let in_cache = cache.map(|cache| cache.join("models/SmolLM2-135M-Instruct.Q4_1.gguf"));
-    let path = variable("PAGEWISE_TEST_MODEL").or(in_cache)?;
-    if path.is_file() {
-        return Some(path);
-    }
-    assert!(variable("PAGEWISE_REQUIRE_MODEL").is_none(), "the demo model is not at {}", path.display());
-    println!("skipped: the demo model is not at {}; fetch it with 'cargo xtask pull-demo'", path.display());
-    None
-}
+use std::process::{Command, Output, Stdio};
 
-/// A server on a free port. Killed when dropped, unless it has ended.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(model: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_pagewise"))
-            .args(["serve", "--port", "0", "--max-model-len", "1024", "--dtype", "float32", "--model"])
-            .arg(model)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
-        let mut address = String::new();
-        BufReader::new(process.stdout.take().expect("piped")).read_line(&mut address).expect("a line");
-        Self { process, address: address.trim().to_string() }
-    }
-
-    /// Ends it as an operator would, and returns its exit code.
-    fn terminate(mut self) -> Option<i32> {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        self.process.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use support::{Server, demo_model, program};
 
 fn pagewise(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pagewise")).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
+    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+/// Ends a server as an operator would, and returns its exit code.
+fn terminate(mut server: Server) -> Option<i32> {
+    let pid = server.process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    server.process.wait().expect("it ends").code()
 }
 
 /// The answer on stdout, and what was said on stderr.
@@ -70,7 +29,7 @@ fn answer(arguments: &[&str]) -> (String, String) {
 #[test]
 fn server_and_process_give_the_same_answers() {
     let Some(model) = demo_model() else { return };
-    let server = Server::start(&model);
+    let server = Server::start(&model, &["--dtype", "float32"], &[]);
     assert!(server.address.starts_with("http://127.0.0.1:"), "{}", server.address);
     let model = model.to_string_lossy();
     let here = ["--max-model-len", "1024", "--dtype", "float32", "--model", &model];
@@ -97,5 +56,5 @@ fn server_and_process_give_the_same_answers() {
     let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(refused.status.code() == Some(1) && stderr.contains("INVALID_ARGUMENT: top_p is 2"), "{stderr}");
 
-    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(terminate(server), Some(0));
 }

@@ -9,11 +9,11 @@ use backend_cuda::{CudaBackend, CudaConfig};
 use model_format::ModelConfig;
 use model_runner::{Checkpoint, Recording, RunnerConfig, WarmUp};
 use serde::Deserialize;
-use serving_types::{SamplingParams, TokenId};
+use serving_types::{BlockId, HostBlockId, HostCopy, SamplingParams, TokenId};
 use tensor_backend::Element;
 
 use crate::{
-    driver::{Ask, Driver, Position, runner_config},
+    driver::{Ask, Driver, Position, Sequence, runner_config},
     smollm2::{Case, Golden, Perplexity, fixture, model_file, perplexity, smollm2_config},
     tiny::parse_gguf,
 };
@@ -165,6 +165,151 @@ fn smollm2_is_as_near_behind_a_shared_prefix_and_in_a_crowd() {
         crowd.add(&format!("row {row}"), chosen(row), outputs);
     }
     crowd.check("in a crowd of 32");
+}
+
+/// A case on its way through steps that it shares with others.
+struct Passage<'c> {
+    case: &'c Case,
+    ids: Vec<TokenId>,
+    sequence: Sequence,
+    outputs: Vec<Position>,
+}
+
+impl<'c> Passage<'c> {
+    fn new(driver: &mut Driver<CudaBackend>, slot: u32, case: &'c Case) -> Self {
+        let ids = [case.prompt_ids.as_slice(), &case.output_ids].concat();
+        let sequence = driver.open(slot, &ids, &SamplingParams::default());
+        Self { case, ids, sequence, outputs: Vec::new() }
+    }
+
+    /// Adds a row of up to `chunk` tokens to the step, or of one behind the prompt, that scores what is output. False if none
+    /// is left.
+    fn add_row(&mut self, driver: &mut Driver<CudaBackend>, chunk: usize) -> bool {
+        let (start, last) = (self.sequence.len as usize, self.case.prompt_ids.len() - 1);
+        let end = if start > last { start + 1 } else { self.case.prompt_ids.len().min(start + chunk) };
+        if start + 1 == self.ids.len() {
+            return false;
+        }
+        let first = last.max(start).min(end);
+        let ask =
+            Ask { score: Some(((first - start) as u32, &self.ids[first + 1..end + 1])), num_top: 20, sample: false };
+        let ask = if first == end { Ask::default() } else { ask };
+        driver.row(&mut self.sequence, &self.ids[start..end], ask);
+        true
+    }
+}
+
+/// Prompts join one after the other, in chunks, while those before them decode: steps of both kinds of rows.
+#[test]
+fn smollm2_is_as_near_where_prompts_and_decodes_share_steps() {
+    let Some(mut driver) = smollm2(&RunnerConfig { num_blocks: 1600, ..bf16_config() }) else { return };
+    let golden: Golden = fixture("golden.json");
+    let mut passages: Vec<Passage<'_>> = Vec::new();
+    for step in 0.. {
+        if let Some(case) = golden.cases.get(step) {
+            passages.push(Passage::new(&mut driver, step as u32, case));
+        }
+        let rows: Vec<usize> = (0..passages.len()).filter(|&index| passages[index].add_row(&mut driver, 9)).collect();
+        if rows.is_empty() {
+            break;
+        }
+        driver.run();
+        for (row, index) in rows.into_iter().enumerate() {
+            passages[index].outputs.extend(driver.positions(row));
+        }
+    }
+    let mut distance = Distance::default();
+    for (index, passage) in passages.iter().enumerate() {
+        distance.add(&format!("chat {index}"), passage.case, &passage.outputs);
+    }
+    distance.check("prompts and decodes in one step");
+}
+
+/// Half of the output is decoded; then the blocks are gone, and prompt and output so far are computed again in one row.
+#[test]
+fn smollm2_is_as_near_when_it_was_preempted() {
+    let Some(mut driver) = smollm2(&RunnerConfig { num_blocks: 1600, ..bf16_config() }) else { return };
+    let golden: Golden = fixture("golden.json");
+    let mut distance = Distance::default();
+    for (slot, case) in (0..).zip(&golden.cases) {
+        let half = case.output_ids.len() / 2;
+        let mut outputs = Vec::new();
+        let mut before = Passage::new(&mut driver, slot, case);
+        while outputs.len() < half && before.add_row(&mut driver, 512) {
+            driver.run();
+            outputs.extend(driver.positions(0));
+        }
+        let mut after = Passage::new(&mut driver, slot, case);
+        let done = case.prompt_ids.len() + half;
+        driver.row(&mut after.sequence, &after.ids[..done - 1], Ask::default());
+        driver.run();
+        while after.add_row(&mut driver, 1) {
+            driver.run();
+            outputs.extend(driver.positions(0));
+        }
+        distance.add(&format!("chat {slot}"), case, &outputs);
+    }
+    distance.check("preempted");
+}
+
+/// What comes back from the host's pool, to other blocks and while others decode, gives the same bits as what never left.
+#[test]
+fn a_prefix_that_comes_back_from_the_host_gives_the_same_bits() {
+    let config = RunnerConfig { num_blocks: 1600, num_host_blocks: 200, ..bf16_config() };
+    let Some(mut driver) = smollm2(&config) else { return };
+    let golden: Golden = fixture("golden.json");
+    let other = &golden.cases[0];
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let ids = &text.ids[..500];
+    let cut = 480;
+    let mut first = driver.open(0, ids, &SamplingParams::default());
+    driver.row(&mut first, &ids[..cut], Ask::default());
+    driver.run();
+    let blocks = first.blocks.clone();
+    let ask = Ask { score: Some((0, &ids[cut + 1..])), num_top: 20, sample: false };
+    let behind = |driver: &mut Driver<CudaBackend>, slot: u32, blocks: &[BlockId]| {
+        let mut sequence = driver.open(slot, ids, &SamplingParams::default());
+        (sequence.len, sequence.blocks) = (cut as u32, blocks.to_vec());
+        driver.row(&mut sequence, &ids[cut..ids.len() - 1], ask);
+        driver.run();
+        driver.positions(0)
+    };
+    let expected = behind(&mut driver, 1, &blocks);
+
+    // Somebody decodes from here on, also while copies are under way.
+    let mut company = Passage::new(&mut driver, 2, other);
+    let mut step = |driver: &mut Driver<CudaBackend>| {
+        if !company.add_row(driver, 512) {
+            company = Passage::new(driver, 2, other);
+            company.add_row(driver, 512);
+        }
+        driver.run().fetched_through
+    };
+    step(&mut driver);
+    let host: Vec<HostBlockId> = (0..blocks.len() as u32).rev().map(HostBlockId).collect();
+    for (&from, &to) in blocks.iter().zip(&host) {
+        driver.host_copy(HostCopy::Offload { from, to });
+    }
+    step(&mut driver);
+    // The places are overwritten at once.
+    let mut intruder = driver.open(3, ids, &SamplingParams::default());
+    intruder.blocks.clone_from(&blocks);
+    driver.row(&mut intruder, &ids[1..cut + 1], Ask::default());
+    driver.run();
+    let places: Vec<BlockId> = blocks.iter().map(|_| driver.take_block()).collect();
+    for (&from, &to) in host.iter().zip(&places) {
+        driver.host_copy(HostCopy::Fetch { from, to });
+    }
+    let fetching = Some(driver.batch.step);
+    let mut num_steps = 1;
+    while step(&mut driver) < fetching {
+        num_steps += 1;
+    }
+    println!("a prefix of {} blocks came back within {num_steps} steps", blocks.len());
+    let bits = |positions: &[Position]| -> Vec<u32> {
+        positions.iter().flat_map(|position| position.top.iter().map(|(_, logprob)| logprob.to_bits())).collect()
+    };
+    assert_eq!(bits(&behind(&mut driver, 4, &places)), bits(&expected));
 }
 
 #[test]
