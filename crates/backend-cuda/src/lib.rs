@@ -2,12 +2,13 @@
 //! dense products.
 //!
 //! Ops are enqueued on one stream and run later, in order; the host only waits in `read_samples`. Copies to and from host
-//! memory run beside them, on two more. A step's inputs lie
-//! in fixed arrays on the device, so that recorded steps can be replayed whatever they hold. Both libraries are loaded at run
-//! time: the crate builds without CUDA, and [`CudaBackend::open`] says what is missing.
+//! memory run beside them, on two more. A step's inputs lie in fixed arrays on the device, so that recorded steps can be
+//! replayed whatever they hold. Both libraries are loaded at run time: the crate builds without CUDA, and
+//! [`CudaBackend::open`] says what is missing.
 //!
 //! - `driver` is the CUDA driver in safe form; `kernels` the kernel library; `product` cuBLASLt.
-//! - `weight`, `buffer`, `inputs` and `sampler` are what lies on the device, `host_kv` what lies beside it; `plan` and `sizes` how a step is cut and padded.
+//! - `weight`, `buffer`, `inputs` and `sampler` are what lies on the device, `host_kv` what lies beside it; `uploader` brings
+//!   stored weights there. `plan` and `sizes` are how a step is cut and padded.
 //!
 //! The crate knows no models and no requests.
 
@@ -25,6 +26,7 @@ mod sampler;
 mod side_stream;
 mod sizes;
 mod tuning;
+mod uploader;
 mod weight;
 
 pub use buffer::{Buffer, Kv};
@@ -60,7 +62,7 @@ use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
 use crate::plan::Cuts;
 use crate::product::table::Card;
 use crate::product::{Onto, ProductShape, Products};
-use crate::weight::{PartView, Uploader};
+use crate::weight::{PartView, WeightLoader};
 
 /// What a [`CudaBackend`] is made from.
 #[derive(Clone, Debug)]
@@ -90,7 +92,7 @@ pub struct CudaBackend {
     /// What measured algorithms depend on.
     card: Card,
     kernels: Kernels,
-    uploader: Uploader,
+    weights: WeightLoader,
     /// Of gated products and of quantised weights that are expanded.
     scratch: Option<DeviceMemory>,
     /// Bytes of everything that was handed out.
@@ -114,9 +116,7 @@ impl CudaBackend {
         let device = Device::open(config.ordinal)?;
         device.bind()?;
         let (name, (major, minor)) = (device.name()?, device.compute_capability()?);
-        if major < 8 {
-            return Err(CudaError::TooOld { name, major, minor });
-        }
+        check_capability(&name, (major, minor))?;
         let path = config.kernels.clone().map_or_else(kernels_sys::find, Ok).map_err(CudaError::Kernels)?;
         let library = KernelLibrary::load(&path).map_err(CudaError::Kernels)?;
         let kernels = Kernels::new(library, Arc::clone(&device))?;
@@ -128,7 +128,7 @@ impl CudaBackend {
             num_multiprocessors: device.num_multiprocessors()?,
         };
         let products = Products::new(&device, &card)?;
-        let uploader = Uploader::new(&device, config.element)?;
+        let weights = WeightLoader::new(&device, config.element);
         let (free_bytes, total_bytes) = device.memory_bytes()?;
         Ok(Self {
             element: config.element,
@@ -141,7 +141,7 @@ impl CudaBackend {
             products,
             card,
             kernels,
-            uploader,
+            weights,
             scratch: None,
             device,
         })
@@ -203,6 +203,11 @@ impl CudaBackend {
     }
 }
 
+/// Refuses cards that the kernels are not built for.
+fn check_capability(name: &str, (major, minor): (i32, i32)) -> Result<(), CudaError> {
+    if major < 8 { Err(CudaError::TooOld { name: name.to_owned(), major, minor }) } else { Ok(()) }
+}
+
 impl Backend for CudaBackend {
     type Buffer = Buffer;
     type Weight = Weight;
@@ -258,7 +263,7 @@ impl Backend for CudaBackend {
     }
 
     fn load_weight(&mut self, parts: &[WeightPart<'_>], _role: WeightRole) -> Result<Weight, CudaError> {
-        let weight = self.uploader.load(&self.kernels, parts)?;
+        let weight = self.weights.load(&self.kernels, parts)?;
         Ok(self.count(weight, Weight::bytes))
     }
 
@@ -271,7 +276,7 @@ impl Backend for CudaBackend {
         if !Weight::is_dense(&shapes) {
             return Ok(None);
         }
-        let weight = self.uploader.make_random(&self.kernels, parts)?;
+        let weight = self.weights.make_random(&self.kernels, parts)?;
         Ok(Some(self.count(weight, Weight::bytes)))
     }
 
@@ -576,5 +581,20 @@ impl Backend for CudaBackend {
     fn await_fetches(&mut self, host: &mut HostKv) -> Result<(), CudaError> {
         self.device.bind()?;
         host.await_fetches()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_before_ampere_are_refused_by_name() {
+        for capability in [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
+            assert!(check_capability("a card", capability).is_ok(), "{capability:?}");
+        }
+        let refusal = check_capability("Tesla T4", (7, 5)).expect_err("Turing");
+        let expected = "Tesla T4 has compute capability 7.5; Pagewise needs 8.0 or newer (Ampere, Ada, Hopper)";
+        assert_eq!(refusal.to_string(), expected);
     }
 }

@@ -13,8 +13,9 @@ use tensor_backend::{Element, RandomElements, WeightPart};
 
 use crate::CudaError;
 use crate::buffer::element_code;
-use crate::driver::{Device, DeviceMemory, DeviceRange, Event, Pinned};
+use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::kernels::Kernels;
+use crate::uploader::Uploader;
 
 /// `[n, k]`, of parts that lie one after another along `n`: each is one product.
 #[derive(Debug)]
@@ -166,22 +167,17 @@ impl Weight {
     }
 }
 
-/// Brings weights to the device through two page-locked buffers, so that the next rows are prepared while the last travel.
+/// Makes weights on the device from stored parts.
 #[derive(Debug)]
-pub(crate) struct Uploader {
-    buffers: [(Pinned<u8>, Event); 2],
-    next: usize,
+pub(crate) struct WeightLoader {
+    uploader: Uploader,
     device: Arc<Device>,
     element: Element,
 }
 
-/// Large enough for the speed of PCIe.
-const UPLOAD_BYTES: usize = 16 << 20;
-
-impl Uploader {
-    pub(crate) fn new(device: &Arc<Device>, element: Element) -> Result<Self, CudaError> {
-        let buffer = || -> Result<_, CudaError> { Ok((Pinned::zeroed(device, UPLOAD_BYTES)?, Event::new(device)?)) };
-        Ok(Self { buffers: [buffer()?, buffer()?], next: 0, device: Arc::clone(device), element })
+impl WeightLoader {
+    pub(crate) fn new(device: &Arc<Device>, element: Element) -> Self {
+        Self { uploader: Uploader::new(device), device: Arc::clone(device), element }
     }
 
     /// Loads parts with their bytes.
@@ -226,7 +222,7 @@ impl Uploader {
         let stored_bytes = part.format.row_bytes(part.cols).expect("a dense row has a size");
         let row_bytes = part.cols * self.element.bytes();
         let element = self.element;
-        self.send(part.rows, row_bytes, to, |row, out| {
+        self.uploader.send(part.rows, row_bytes, to, |row, out| {
             let stored = &part.bytes[part.order.stored_row(row) * stored_bytes..][..stored_bytes];
             convert(part.format, stored, element, out);
         })
@@ -242,7 +238,7 @@ impl Uploader {
     ) -> Result<(), CudaError> {
         let row_bytes = part.format.row_bytes(part.cols).expect("whole blocks");
         let stored = DeviceMemory::zeroed(&self.device, part.rows * row_bytes, "weights on their way")?;
-        self.send(part.rows, row_bytes, stored.range(), |row, out| {
+        self.uploader.send(part.rows, row_bytes, stored.range(), |row, out| {
             out.copy_from_slice(&part.bytes[part.order.stored_row(row) * row_bytes..][..row_bytes]);
         })?;
         kernels.quantised_pack(&PwQuantisedPack {
@@ -254,31 +250,6 @@ impl Uploader {
         })?;
         // The stored bytes are dropped here.
         self.device.synchronize()
-    }
-
-    /// Fills and sends `rows` rows, as many at a time as a buffer holds.
-    fn send(
-        &mut self,
-        rows: usize,
-        row_bytes: usize,
-        to: DeviceRange,
-        fill: impl Fn(usize, &mut [u8]),
-    ) -> Result<(), CudaError> {
-        let rows_at_once = UPLOAD_BYTES / row_bytes;
-        assert!(rows_at_once > 0, "a row of a weight fits into the upload buffer");
-        for first in (0..rows).step_by(rows_at_once) {
-            let num_rows = rows_at_once.min(rows - first);
-            let (buffer, sent) = &mut self.buffers[self.next];
-            self.next = 1 - self.next;
-            sent.wait()?;
-            let bytes = &mut buffer.as_mut_slice()[..num_rows * row_bytes];
-            for (index, out) in bytes.chunks_exact_mut(row_bytes).enumerate() {
-                fill(first + index, out);
-            }
-            self.device.copy_to_device(to.part(first * row_bytes, bytes.len()), bytes)?;
-            sent.record()?;
-        }
-        Ok(())
     }
 }
 

@@ -339,6 +339,7 @@ mod tests {
             default_max_num_batched_tokens: 8192,
             default_max_mixed_prefill_tokens: u32::MAX,
             memory: MemoryOffer::Gpu { share_bytes: usable_bytes, usable_bytes, free_bytes },
+            warm_up: WarmUp::Off,
             not_on_gpu: None,
         };
         check_on("", &offer(1 << 40, rest_bytes + (1 << 30) + 1023), Ok((1 << 20, 2048, 8192)));

@@ -1,5 +1,7 @@
 //! From opened files to a running engine: the one place where model, backend, runner and engine meet.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail};
 use engine::{Engine, EngineCore};
 use generation::{GenerationDefaults, Generator, GeneratorParts, ModelInfo};
@@ -24,6 +26,8 @@ pub(crate) struct Started {
     pub(crate) gpu: Option<usize>,
     /// Why the flags' `auto` did not become a GPU.
     not_on_gpu: Option<String>,
+    /// How many bytes of weights were loaded, and how long it took.
+    loading: String,
     pub(crate) files: ModelFiles,
     config: ModelConfig,
 }
@@ -44,9 +48,9 @@ pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
     };
     let config = checkpoint.config().clone();
     drop(checkpoint);
-    let Loaded { executor, settings, device, not_on_gpu } = loaded?;
+    let Loaded { executor, settings, device, not_on_gpu, loading } = loaded?;
     let core = EngineCore::new(executor, settings.engine)?;
-    Ok(Started { engine: Engine::spawn(core), settings, device, gpu, not_on_gpu, files, config })
+    Ok(Started { engine: Engine::spawn(core), settings, device, gpu, not_on_gpu, loading, files, config })
 }
 
 /// A model on its device.
@@ -55,6 +59,7 @@ struct Loaded {
     settings: Settings,
     device: String,
     not_on_gpu: Option<String>,
+    loading: String,
 }
 
 fn load<B: Backend + 'static>(
@@ -66,13 +71,17 @@ fn load<B: Backend + 'static>(
 ) -> Result<Loaded> {
     let settings = Settings::resolve(args, checkpoint, &backend, offer)?;
     let bar = progress::byte_bar(format!("loading {name}"), 0);
+    let (start, mut loading) = (Instant::now(), (0, Duration::ZERO));
     let mut show = |progress: LoadProgress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
+        loading = (progress.bytes_done, start.elapsed());
     };
     let runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
         .with_context(|| format!("cannot load {name}"))?;
     bar.finish_and_clear();
+    let (bytes, took) = loading;
+    let loading = format!("{} in {:.2} s", report::mebibytes(bytes), took.as_secs_f64());
     let device = runner.describe_device();
     let memory = runner.memory();
     if let Some(share_bytes) = offer.memory.share_bytes().filter(|_| args.kv_cache_memory_bytes.is_none())
@@ -85,7 +94,8 @@ fn load<B: Backend + 'static>(
             report::ledger(memory.iter().map(|entry| (&*entry.name, entry.bytes)))
         );
     }
-    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu: offer.not_on_gpu.clone() })
+    let not_on_gpu = offer.not_on_gpu.clone();
+    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu, loading })
 }
 
 impl Started {
@@ -94,10 +104,11 @@ impl Started {
         let limits = self.engine.limits();
         let no_gpu = self.not_on_gpu.as_ref().map(|reason| format!(" (no GPU: {reason})")).unwrap_or_default();
         format!(
-            "model = {} ({}, {})\ndevice = {}{no_gpu}\n{}\nkv blocks = {} of {} tokens\n{}",
+            "model = {} ({}, {})\nloaded = {}\ndevice = {}{no_gpu}\n{}\nkv blocks = {} of {} tokens\n{}",
             self.files.name,
             self.config.architecture,
             self.files.describe(),
+            self.loading,
             self.device,
             self.settings,
             limits.num_blocks,

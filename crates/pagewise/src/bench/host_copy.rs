@@ -319,7 +319,7 @@ mod tests {
         // A step every 10 ms, but for two of 12; a request from 35 to 70.5, whose own step is the one from 60 to 70.
         let times: Vec<Instant> = [0, 10, 20, 30, 42, 50, 60, 70, 80, 92].map(at).to_vec();
         let (copying, quiet) = split_steps(&times, &[(at(35), at(70))]);
-        let ms = |steps: &[Duration]| steps.iter().map(|step| step.as_millis()).collect::<Vec<_>>();
+        let ms = |steps: &[Duration]| steps.iter().map(Duration::as_millis).collect::<Vec<_>>();
         assert_eq!(ms(&copying), [12, 8, 10]);
         // The step from 70 to 80 was planned while the request was there.
         assert_eq!(ms(&quiet), [10, 10, 10, 12]);
