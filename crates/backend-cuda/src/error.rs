@@ -76,6 +76,17 @@ pub enum CudaError {
     /// For the operator: a weight format without a kernel.
     #[error("weights in {0} have no GPU kernel; the GPU runs F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K and Q6_K")]
     WeightFormat(TensorFormat),
+    /// For the operator: a weight that only cuBLASLt multiplies.
+    #[error(
+        "a weight of {n} x {k} has no batch-invariant product, which takes multiples of 16 outputs and of 8 inputs; do \
+         without --batch-invariant"
+    )]
+    BatchInvariantShape {
+        /// Its outputs.
+        n: usize,
+        /// Its inputs.
+        k: usize,
+    },
     /// A buffer of an element that the ops do not take.
     #[error("buffers of {0:?} do not exist on this GPU backend, which computes in {1:?}")]
     BufferElement(Element, Element),

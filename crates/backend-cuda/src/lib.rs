@@ -61,7 +61,7 @@ use crate::kernels::Kernels;
 use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
 use crate::plan::Cuts;
 use crate::product::table::Card;
-use crate::product::{Onto, ProductShape, Products};
+use crate::product::{End, Product, ProductShape, Products, WeightState};
 use crate::weight::{PartView, WeightLoader};
 
 /// What a [`CudaBackend`] is made from.
@@ -71,6 +71,8 @@ pub struct CudaConfig {
     pub ordinal: usize,
     /// Element of activations and dense weights: bfloat16 or half precision.
     pub element: Element,
+    /// What a row's result may depend on.
+    pub arithmetic: Arithmetic,
     /// The kernel library; `None`: where [`kernels_sys::find`] looks.
     pub kernels: Option<PathBuf>,
     /// Folders with CUDA's own libraries, looked at before the kernel library's and the usual ones.
@@ -79,14 +81,32 @@ pub struct CudaConfig {
 
 impl Default for CudaConfig {
     fn default() -> Self {
-        Self { ordinal: 0, element: Element::BF16, kernels: None, library_folders: Vec::new() }
+        Self {
+            ordinal: 0,
+            element: Element::BF16,
+            arithmetic: Arithmetic::default(),
+            kernels: None,
+            library_folders: Vec::new(),
+        }
     }
+}
+
+/// What a row's result may depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Arithmetic {
+    /// On how many rows share its step, and on which of its tokens are computed together, in the last bits: kernels differ in
+    /// the order in which they add.
+    #[default]
+    Fastest,
+    /// On nothing but its own tokens: every product and every attention has one order of sums.
+    BatchInvariant,
 }
 
 /// One GPU.
 #[derive(Debug)]
 pub struct CudaBackend {
     element: Element,
+    arithmetic: Arithmetic,
     description: String,
     products: Products,
     /// What measured algorithms depend on.
@@ -127,11 +147,12 @@ impl CudaBackend {
             capability: (major, minor),
             num_multiprocessors: device.num_multiprocessors()?,
         };
-        let products = Products::new(&device, &card)?;
+        let products = Products::new(&device, &card, config.arithmetic)?;
         let weights = WeightLoader::new(&device, config.element);
         let (free_bytes, total_bytes) = device.memory_bytes()?;
         Ok(Self {
             element: config.element,
+            arithmetic: config.arithmetic,
             description: format!(
                 "cuda, {name}, {:.0} GiB, compute {major}.{minor}",
                 total_bytes as f64 / (1_u64 << 30) as f64
@@ -171,6 +192,16 @@ impl CudaBackend {
                 attention.head_dim,
             ),
         }
+    }
+
+    /// Refuses a weight for which the arithmetic that was asked for has no kernel.
+    fn check_multiplied(&self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<(), CudaError> {
+        if self.arithmetic == Arithmetic::Fastest || role == WeightRole::Embedding {
+            return Ok(());
+        }
+        let k = parts[0].cols;
+        let refused = Weight::part_rows(parts)?.into_iter().find(|part| !product::own::takes(part.num, k));
+        refused.map_or(Ok(()), |part| Err(CudaError::BatchInvariantShape { n: part.num, k }))
     }
 
     /// At least so many bytes of scratch. Takes more if there is less, which reserved scratch prevents.
@@ -262,7 +293,8 @@ impl Backend for CudaBackend {
         buffer.read(&self.device, rows)
     }
 
-    fn load_weight(&mut self, parts: &[WeightPart<'_>], _role: WeightRole) -> Result<Weight, CudaError> {
+    fn load_weight(&mut self, parts: &[WeightPart<'_>], role: WeightRole) -> Result<Weight, CudaError> {
+        self.check_multiplied(parts, role)?;
         let weight = self.weights.load(&self.kernels, parts)?;
         Ok(self.count(weight, Weight::bytes))
     }
@@ -270,9 +302,10 @@ impl Backend for CudaBackend {
     fn load_random_weight(
         &mut self,
         parts: &[(WeightPart<'_>, RandomElements)],
-        _role: WeightRole,
+        role: WeightRole,
     ) -> Result<Option<Weight>, CudaError> {
         let shapes: Vec<WeightPart<'_>> = parts.iter().map(|(part, _)| *part).collect();
+        self.check_multiplied(&shapes, role)?;
         if !Weight::is_dense(&shapes) {
             return Ok(None);
         }
@@ -288,7 +321,8 @@ impl Backend for CudaBackend {
         let n = parts.iter().map(|part| part.rows).sum();
         let gated = if role == WeightRole::GatedProduct { gated_bytes(n, self.element, rows) } else { 0 };
         // An embedding alone is never multiplied with.
-        let panel = if role == WeightRole::Embedding { 0 } else { panel_bytes(parts, self.element, rows) };
+        let panel =
+            if role == WeightRole::Embedding { 0 } else { panel_bytes(parts, self.element, self.arithmetic, rows) };
         (gated + panel) as u64
     }
 
@@ -453,12 +487,22 @@ impl Backend for CudaBackend {
         let (n, k, element) = (weight.n, weight.k, self.element);
         let shape = ProductShape { rows, n, k, out_stride: n, element, out_element: element };
         let ranges = [matrix, x.leading(rows, k), residual.leading(rows, n)];
-        self.products.multiply(shape, ranges, Onto::Sum)?;
+        let product = Product { shape, ranges, end: End::Add, weight_state: WeightState::Settled };
+        self.products.multiply(&self.kernels, &product)?;
         self.rms_norm(RmsNorm { x: residual, weight: norm, eps, out, rows })
     }
 
     fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CudaError> {
         let GatedMatMul { x, weight, out, rows } = op;
+        if let Some(matrix) = weight.as_dense() {
+            let (n, k, element) = (weight.n, weight.k, self.element);
+            let shape = ProductShape { rows, n, k, out_stride: n / 2, element, out_element: element };
+            if self.products.are_own(&shape, End::Gate) {
+                let ranges = [matrix, x.leading(rows, k), out.leading(rows, n / 2)];
+                let product = Product { shape, ranges, end: End::Gate, weight_state: WeightState::Settled };
+                return self.products.multiply(&self.kernels, &product);
+            }
+        }
         let gated_bytes = gated_bytes(weight.n, self.element, rows);
         let panel_bytes = self.panel_bytes(weight, rows);
         let scratch = self.scratch(gated_bytes + panel_bytes)?;

@@ -6,9 +6,9 @@ use tensor_backend::{Element, WeightPart};
 
 use crate::buffer::element_code;
 use crate::driver::DeviceRange;
-use crate::product::{Onto, ProductShape};
+use crate::product::{End, Product, ProductShape, WeightState};
 use crate::weight::{PartRows, PartView, Weight};
-use crate::{CudaBackend, CudaError};
+use crate::{Arithmetic, CudaBackend, CudaError};
 
 /// Weights are expanded in panels of at most this size.
 const MAX_PANEL_BYTES: usize = 64 << 20;
@@ -25,12 +25,14 @@ impl CudaBackend {
             let quantised = match part.view(weight.k) {
                 PartView::Dense(matrix) => {
                     let out = out.part(column_bytes, out.bytes() - column_bytes);
-                    self.products.multiply(shape, [matrix, x, out], Onto::Nothing)?;
+                    let (end, weight_state) = (End::Store, WeightState::Settled);
+                    let product = Product { shape, ranges: [matrix, x, out], end, weight_state };
+                    self.products.multiply(&self.kernels, &product)?;
                     continue;
                 }
                 PartView::Quantised(quantised) => quantised,
             };
-            if rows <= PW_MAX_QUANTISED_ROWS as usize {
+            if self.arithmetic.multiplies_directly(rows) {
                 self.kernels.quantised_product(&PwQuantisedProduct {
                     weight: quantised,
                     x: x.as_ptr(),
@@ -56,7 +58,10 @@ impl CudaBackend {
                 })?;
                 let offset = column_bytes + first * out_element.bytes();
                 let out = out.part(offset, out.bytes() - offset);
-                self.products.multiply(ProductShape { n: num_rows, ..shape }, [panel, x, out], Onto::Nothing)?;
+                let shape = ProductShape { n: num_rows, ..shape };
+                let (end, weight_state) = (End::Store, WeightState::Fresh);
+                let product = Product { shape, ranges: [panel, x, out], end, weight_state };
+                self.products.multiply(&self.kernels, &product)?;
             }
         }
         Ok(())
@@ -64,7 +69,7 @@ impl CudaBackend {
 
     /// Bytes of the panel that a product of so many rows with a loaded weight needs.
     pub(crate) fn panel_bytes(&self, weight: &Weight, rows: usize) -> usize {
-        if rows <= PW_MAX_QUANTISED_ROWS as usize || weight.as_dense().is_some() {
+        if self.arithmetic.multiplies_directly(rows) || weight.as_dense().is_some() {
             return 0;
         }
         panel_bytes_of(weight.parts.iter().map(|part| part.rows), weight.k, self.element)
@@ -90,9 +95,17 @@ fn panel_rows(n: usize, k: usize, element: Element) -> usize {
     n.min((MAX_PANEL_BYTES / (k * element.bytes())).next_multiple_of(MULTIPLE))
 }
 
+impl Arithmetic {
+    /// Whether so many rows are multiplied with quantised weights as they are stored: the sums have another order than those
+    /// of many rows.
+    fn multiplies_directly(self, rows: usize) -> bool {
+        self == Self::Fastest && rows <= PW_MAX_QUANTISED_ROWS as usize
+    }
+}
+
 /// Bytes of the largest panel of a weight's parts; zero if all are dense, or if `rows` rows are multiplied directly.
-pub(crate) fn panel_bytes(parts: &[WeightPart<'_>], element: Element, rows: usize) -> usize {
-    if rows <= PW_MAX_QUANTISED_ROWS as usize || Weight::is_dense(parts) {
+pub(crate) fn panel_bytes(parts: &[WeightPart<'_>], element: Element, arithmetic: Arithmetic, rows: usize) -> usize {
+    if arithmetic.multiplies_directly(rows) || Weight::is_dense(parts) {
         return 0;
     }
     // What cannot be loaded needs no panel.

@@ -7,7 +7,7 @@ use tensor_backend::Element;
 
 use crate::buffer::element_code;
 use crate::driver::DeviceMemory;
-use crate::product::{Algorithm, Onto, ProductShape, Products, table};
+use crate::product::{Algorithm, End, ProductShape, Products, table};
 use crate::{CudaBackend, CudaError, sizes};
 
 /// Algorithms that are asked for. The heuristic rarely knows more.
@@ -105,9 +105,9 @@ impl CudaBackend {
     fn time(&mut self, shape: ProductShape, matrices: &Matrices, algorithm: &Algorithm) -> Result<Duration, CudaError> {
         let plan = Products::plan_by(&shape, *algorithm)?;
         let run = |num: usize| -> Result<Duration, CudaError> {
-            let graph = self.device.record(|| {
-                (0..num).try_for_each(|i| self.products.enqueue(&plan, matrices.ranges(i), Onto::Nothing))
-            })?;
+            let graph = self
+                .device
+                .record(|| (0..num).try_for_each(|i| self.products.enqueue(&plan, matrices.ranges(i), End::Store)))?;
             graph.launch()?;
             self.device.synchronize()?;
             let start = Instant::now();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use backend_cpu::{CpuBackend, CpuConfig, Precision};
-use backend_cuda::{CopyRates, CudaBackend, CudaConfig, CudaError};
+use backend_cuda::{Arithmetic, CopyRates, CudaBackend, CudaConfig, CudaError};
 use model_format::TensorFormat;
 use model_runner::{Checkpoint, WarmUp};
 use tensor_backend::{Backend, Element};
@@ -117,7 +117,8 @@ fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, C
         _ if checkpoint.tensors().any(|tensor| tensor.format == TensorFormat::F16) => Element::F16,
         _ => Element::BF16,
     };
-    let backend = CudaBackend::open(&CudaConfig { ordinal: GPU, element, ..CudaConfig::default() })?;
+    let arithmetic = if args.batch_invariant { Arithmetic::BatchInvariant } else { Arithmetic::Fastest };
+    let backend = CudaBackend::open(&CudaConfig { ordinal: GPU, element, arithmetic, ..CudaConfig::default() })?;
     let (free_bytes, total_bytes) = backend.memory_bytes()?;
     let share = args.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_SHARE);
     let offer = Offer::of_gpu(backend.activation_element(), free_bytes, total_bytes, share);

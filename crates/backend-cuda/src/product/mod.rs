@@ -1,5 +1,6 @@
-//! Dense products by cuBLASLt. Each shape's algorithm is chosen once and kept, so that a shape always gives the same bits:
-//! by a committed table of measurements, else by the library's heuristic. Knows matrices, not weights.
+//! Dense products: by Pagewise's own kernel where it is faster or asked for, else by cuBLASLt. There each shape's algorithm
+//! is chosen once and kept, so that a shape always gives the same bits: by a committed table of measurements, else by the
+//! library's heuristic. Knows matrices, not weights.
 #![allow(unsafe_code, reason = "calls into cuBLASLt")]
 
 use core::ffi::c_void;
@@ -10,10 +11,12 @@ use std::sync::Arc;
 use cudarc::cublaslt::{result, result::CublasError, sys};
 use tensor_backend::Element;
 
-use crate::CudaError;
 use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::error::Context;
+use crate::kernels::Kernels;
+use crate::{Arithmetic, CudaError};
 
+pub(crate) mod own;
 mod plan;
 pub(crate) mod table;
 
@@ -41,16 +44,37 @@ pub(crate) struct ProductShape {
     pub(crate) out_element: Element,
 }
 
-/// What becomes of what `out` holds.
+/// What becomes of a product.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Onto {
-    /// It is overwritten.
-    Nothing,
-    /// The product is added to it, before it is rounded.
-    Sum,
+pub(crate) enum End {
+    /// It is `out`.
+    Store,
+    /// It is added to `out`, before it is rounded.
+    Add,
+    /// `out[:, i] = silu(product[:, i]) * product[:, i + n / 2]`, before it is rounded. Only our own kernel does that.
+    Gate,
 }
 
-/// How a shape is multiplied.
+/// Whether what wrote a weight is complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WeightState {
+    /// Long since.
+    Settled,
+    /// It was enqueued a short while ago.
+    Fresh,
+}
+
+/// A product to make.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    pub(crate) shape: ProductShape,
+    /// Weight, x and out.
+    pub(crate) ranges: [DeviceRange; 3],
+    pub(crate) end: End,
+    pub(crate) weight_state: WeightState,
+}
+
+/// How cuBLASLt multiplies a shape.
 #[derive(Debug)]
 pub(crate) struct Plan {
     description: Description,
@@ -62,6 +86,8 @@ pub(crate) struct Plan {
 pub(crate) struct Products {
     handle: sys::cublasLtHandle_t,
     workspace: DeviceMemory,
+    arithmetic: Arithmetic,
+    card: Card,
     table: Table,
     plans: HashMap<(ProductShape, Alignments), Plan>,
     device: Arc<Device>,
@@ -72,33 +98,46 @@ unsafe impl Send for Products {}
 
 impl Products {
     /// Finds the library and takes the workspace.
-    pub(crate) fn new(device: &Arc<Device>, card: &Card) -> Result<Self, CudaError> {
+    pub(crate) fn new(device: &Arc<Device>, card: &Card, arithmetic: Arithmetic) -> Result<Self, CudaError> {
         device.bind()?;
         let handle = result::create_handle().during("cublasLtCreate")?;
         Ok(Self {
             handle,
             workspace: DeviceMemory::zeroed(device, WORKSPACE_BYTES, "cuBLASLt's workspace")?,
+            arithmetic,
+            card: *card,
             table: Table::of_card(card),
             plans: HashMap::new(),
             device: Arc::clone(device),
         })
     }
 
+    /// Whether our own kernel makes products of this shape.
+    pub(crate) fn are_own(&self, shape: &ProductShape, end: End) -> bool {
+        match self.arithmetic {
+            Arithmetic::Fastest => own::is_faster(&self.card, shape, end),
+            Arithmetic::BatchInvariant => true,
+        }
+    }
+
     /// Enqueues a product.
-    pub(crate) fn multiply(
-        &mut self,
-        shape: ProductShape,
-        [weight, x, out]: [DeviceRange; 3],
-        onto: Onto,
-    ) -> Result<(), CudaError> {
-        check_bounds(&shape, x, weight, out);
-        let alignments = Alignments::of([weight, x, out]);
+    ///
+    /// # Panics
+    /// If it ends with a gate and is none of [our own](Self::are_own).
+    pub(crate) fn multiply(&mut self, kernels: &Kernels, product: &Product) -> Result<(), CudaError> {
+        let &Product { shape, ranges, end, weight_state: _ } = product;
+        check_bounds(&shape, end, ranges);
+        if self.are_own(&shape, end) {
+            return own::enqueue(kernels, product);
+        }
+        assert!(end != End::Gate, "cuBLASLt has no gates");
+        let alignments = Alignments::of(ranges);
         if !self.plans.contains_key(&(shape, alignments)) {
             let plan = self.plan(&shape, alignments)?;
             self.plans.insert((shape, alignments), plan);
         }
         let plan = &self.plans[&(shape, alignments)];
-        self.enqueue(plan, [weight, x, out], onto)
+        self.enqueue(plan, ranges, end)
     }
 
     /// The measured algorithm, else the heuristic's first.
@@ -127,14 +166,14 @@ impl Products {
         Ok(Plan { description: Description::new(shape)?, algorithm })
     }
 
-    /// Enqueues a planned product of ranges that hold its matrices: weight, x and out.
+    /// Enqueues a planned product, which does not end with a gate, of ranges that hold its matrices: weight, x and out.
     pub(crate) fn enqueue(
         &self,
         Plan { description, algorithm }: &Plan,
         [weight, x, out]: [DeviceRange; 3],
-        onto: Onto,
+        end: End,
     ) -> Result<(), CudaError> {
-        let (one, factor) = (1.0_f32, if onto == Onto::Sum { 1.0_f32 } else { 0.0_f32 });
+        let (one, factor) = (1.0_f32, if end == End::Add { 1.0_f32 } else { 0.0_f32 });
         // SAFETY: the descriptors are live, the ranges hold the matrices that they describe, and the workspace is as large as
         // the algorithm was chosen for.
         unsafe {
@@ -179,12 +218,13 @@ fn first(algorithms: Vec<Algorithm>) -> Result<Algorithm, CudaError> {
     algorithms.into_iter().next().ok_or_else(none)
 }
 
-fn check_bounds(shape: &ProductShape, x: DeviceRange, weight: DeviceRange, out: DeviceRange) {
+fn check_bounds(shape: &ProductShape, end: End, [weight, x, out]: [DeviceRange; 3]) {
     let &ProductShape { rows, n, k, out_stride, element, out_element } = shape;
     assert!(rows > 0 && n > 0 && k > 0, "a product has rows, columns and a depth");
     assert!(x.bytes() >= rows * k * element.bytes(), "x holds the rows of the product");
     assert!(weight.bytes() >= n * k * element.bytes(), "the weight holds the columns of the product");
-    assert!(out.bytes() >= ((rows - 1) * out_stride + n) * out_element.bytes(), "out has room for the product");
+    let cols = if end == End::Gate { n / 2 } else { n };
+    assert!(out.bytes() >= ((rows - 1) * out_stride + cols) * out_element.bytes(), "out has room for the product");
 }
 
 /// Loads cuBLASLt by its path where the loader would not find it by name: whoever asks by name later gets what is loaded.
