@@ -2,6 +2,7 @@
 // beside cuBLAS, if the machine has it, and the card's copy rate.
 #include <dlfcn.h>
 
+#include <memory>
 #include <string>
 
 #include "lab.cuh"
@@ -164,16 +165,17 @@ bool check_one(const std::string& name, Problem& problem, const Launch& launch) 
 
 const std::vector<Plan>& test_plans() {
   static const std::vector<Plan> plans = {
-      {1, 32, 32, Share::kNothing, 1, 1},   {1, 64, 48, Share::kNothing, 1, 1},  {1, 256, 224, Share::kNothing, 1, 1},
+      {1, 32, 32, Share::kNothing, 1, 1},   {1, 64, 48, Share::kNothing, 1, 1},  {1, 128, 96, Share::kNothing, 1, 1},
       {1, 64, 64, Share::kX, 2, 1},         {1, 128, 112, Share::kX, 4, 1},      {2, 64, 64, Share::kNothing, 1, 2, 3},
       {2, 64, 32, Share::kX, 4, 2},         {2, 128, 128, Share::kWeight, 2, 2}, {2, 256, 256, Share::kWeight, 2, 8, 2},
-      {2, 256, 192, Share::kNothing, 1, 8}, {2, 256, 256, Share::kX, 2, 4},
+      {2, 192, 192, Share::kNothing, 1, 8}, {2, 256, 256, Share::kX, 2, 4},      {2, 96, 96, Share::kNothing, 1, 2, 1},
+      {2, 224, 224, Share::kNothing, 1, 2, 2},
   };
   return plans;
 }
 
 bool takes(const Plan& plan, PwProductEnd end) {
-  return end != PW_PRODUCT_GATED || (plan.width >= 64 && (plan.share != Share::kWeight || plan.cluster == 2));
+  return end != PW_PRODUCT_GATED || (plan.cols % 16 == 0 && (plan.share != Share::kWeight || plan.cluster == 2));
 }
 
 void check_values(bool is_short) {
@@ -281,6 +283,48 @@ class Blas {
 
 // ---- times
 
+// A graph of some calls, and the times of its replays.
+class Recording {
+ public:
+  Recording(int calls, const std::function<void(cudaStream_t, int)>& enqueue) : calls_(calls) {
+    LAB_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    enqueue(stream_, 0);
+    LAB_CUDA(cudaStreamSynchronize(stream_));
+    cudaGraph_t graph;
+    LAB_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    for (int i = 0; i < calls; ++i) enqueue(stream_, i);
+    LAB_CUDA(cudaStreamEndCapture(stream_, &graph));
+    LAB_CUDA(cudaGraphInstantiate(&exec_, graph, 0));
+    LAB_CUDA(cudaGraphDestroy(graph));
+    LAB_CUDA(cudaEventCreate(&begin_));
+    LAB_CUDA(cudaEventCreate(&end_));
+  }
+  Recording(const Recording&) = delete;
+  ~Recording() {
+    cudaEventDestroy(begin_), cudaEventDestroy(end_), cudaGraphExecDestroy(exec_), cudaStreamDestroy(stream_);
+  }
+  void replay() {
+    LAB_CUDA(cudaEventRecord(begin_, stream_));
+    LAB_CUDA(cudaGraphLaunch(exec_, stream_));
+    LAB_CUDA(cudaEventRecord(end_, stream_));
+    LAB_CUDA(cudaEventSynchronize(end_));
+    float ms;
+    LAB_CUDA(cudaEventElapsedTime(&ms, begin_, end_));
+    times_us_.push_back(double(ms) * 1e3 / calls_);
+  }
+  double median_us() {
+    std::sort(times_us_.begin(), times_us_.end());
+    return times_us_[times_us_.size() / 2];
+  }
+
+ private:
+  const int calls_;
+  cudaStream_t stream_;
+  cudaGraphExec_t exec_;
+  cudaEvent_t begin_, end_;
+  std::vector<double> times_us_;
+};
+
 struct Bench {
   Blas& blas;
   lab::Device<uint16_t> x, weights, out, silu_out;
@@ -305,35 +349,45 @@ struct Bench {
   void time(int rows, int n, int k, PwProductEnd end, PwElement out_element, const std::vector<Plan>& plans) {
     const double work = 2.0 * rows * n * k, bytes = 2.0 * n * k;
     const int calls = std::min(16, std::max(4, int(400e9 / work)));
-    const int replays = work > 1e11 ? 5 : 9;
+    const int replays = work > 1e11 ? 7 : 11;
     auto line = [&](const std::string& name, double us) {
       if (rows <= 256) {
-        std::printf("%6d x %6d x %6d %-6s %-22s %9.2f us %7.3f TB/s\n", rows, n, k, name_of(end), name.c_str(), us, bytes / us * 1e-6);
+        std::printf("%6d x %6d x %6d %-6s %-30s %9.2f us %7.3f TB/s\n", rows, n, k, name_of(end), name.c_str(), us, bytes / us * 1e-6);
       } else {
-        std::printf("%6d x %6d x %6d %-6s %-22s %9.2f us %7.1f TFLOP/s\n", rows, n, k, name_of(end), name.c_str(), us, work / us * 1e-6);
+        std::printf("%6d x %6d x %6d %-6s %-30s %9.2f us %7.1f TFLOP/s\n", rows, n, k, name_of(end), name.c_str(), us, work / us * 1e-6);
       }
+    };
+    std::vector<std::string> names;
+    std::vector<std::unique_ptr<Recording>> recordings;
+    const auto record = [&](const std::string& name, const std::function<void(cudaStream_t, int)>& enqueue) {
+      names.push_back(name);
+      recordings.push_back(std::make_unique<Recording>(calls, enqueue));
     };
     const auto as_stream = [](cudaStream_t stream) { return reinterpret_cast<PwStream>(stream); };
     if (blas.is_there()) {
-      const double us = lab::median_us(calls, [&](cudaStream_t stream, int i) {
+      record(end == PW_PRODUCT_GATED ? "cuBLAS + silu" : "cuBLAS", [&](cudaStream_t stream, int i) {
         PwProduct op = of(rows, n, k, end, out_element, i);
         blas.multiply(op, stream);
         if (end != PW_PRODUCT_GATED) return;
         const PwSiluMul silu = {out.get(), silu_out.get(), rows, n / 2, PW_BF16};
         LAB_OK(pw_silu_mul(&silu, as_stream(stream)));
-      }, replays);
-      line(end == PW_PRODUCT_GATED ? "cuBLAS + silu" : "cuBLAS", us);
+      });
     }
-    line("entry", lab::median_us(calls, [&](cudaStream_t stream, int i) {
+    record("entry " + name_of(plan_of(of(rows, n, k, end, out_element, 0), 132)), [&](cudaStream_t stream, int i) {
       const PwProduct op = of(rows, n, k, end, out_element, i);
       LAB_OK(pw_product(&op, as_stream(stream)));
-    }, replays));
+    });
     for (const Plan& plan : plans) {
       if (!takes(plan, end)) continue;
-      line(name_of(plan), lab::median_us(calls, [&](cudaStream_t stream, int i) {
+      record(name_of(plan), [&](cudaStream_t stream, int i) {
         LAB_OK(launch_warpgroups(of(rows, n, k, end, out_element, i), plan, as_stream(stream)));
-      }, replays));
+      });
     }
+    // In turns: a card that is warm, or at its limit of power, is slower for all of them.
+    for (int round = 0; round < replays; ++round) {
+      for (auto& recording : recordings) recording->replay();
+    }
+    for (size_t i = 0; i < names.size(); ++i) line(names[i], recordings[i]->median_us());
   }
 };
 
@@ -343,38 +397,31 @@ void time_all() {
   std::printf("cuBLAS %s\n", blas.is_there() ? "found" : "not found");
   Bench bench(blas);
   const Share none = Share::kNothing, share_x = Share::kX, share_w = Share::kWeight;
+  const Plan pair_0 = {2, 256, 256, share_w, 2, 8, 0}, pair_2 = {2, 256, 256, share_w, 2, 8, 2};
+  const Plan pair_x = {2, 256, 256, share_x, 2, 16, 2}, alone_0 = {2, 256, 256, none, 1, 8, 0};
+  const Plan alone_2 = {2, 256, 256, none, 1, 8, 2}, alone_16 = {2, 256, 256, none, 1, 16, 2};
   bench.time(8192, 8192, 8192, PW_PRODUCT_STORE, PW_BF16,
-             {{2, 256, 256, none, 1, 8, 2}, {2, 256, 256, share_w, 2, 8, 0}, {2, 256, 256, share_w, 2, 8, 1}, {2, 256, 256, share_w, 2, 8, 3}, {2, 256, 256, share_w, 2, 4, 2}, {2, 256, 256, share_w, 2, 16, 2}, {2, 256, 256, share_x, 2, 16, 2},
-              {2, 128, 128, share_w, 2, 8, 2}});
+             {pair_0, pair_2, pair_x, alone_0, alone_16, {2, 256, 256, share_w, 2, 16, 2}, {2, 256, 256, share_w, 2, 4, 3}});
   for (int rows : {1, 16, 32, 64}) {
-    const bool is_wide = rows > 16;
-    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16,
-               is_wide ? std::vector<Plan>{{1, 32, 32, share_x, 2, 1}, {1, 32, 32, share_x, 4, 1}, {1, 64, 64, none, 1, 1}}
-                       : std::vector<Plan>{{1, 64, 32, none, 1, 1}, {1, 128, 32, none, 1, 1}});
-    bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16,
-               is_wide ? std::vector<Plan>{{1, 64, 48, share_x, 2, 1}, {1, 64, 48, share_x, 4, 1}} : std::vector<Plan>{});
-    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16,
-               is_wide ? std::vector<Plan>{{1, 128, 112, none, 1, 1}, {1, 256, 224, share_x, 2, 1}}
-                       : std::vector<Plan>{{1, 128, 112, none, 1, 1}});
-    bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16,
-               is_wide ? std::vector<Plan>{{1, 32, 32, share_x, 2, 1}, {1, 32, 32, share_x, 4, 1}} : std::vector<Plan>{});
+    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, {{1, 32, 24, none, 1, 1}});
+    bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, {});
+    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, {{1, 128, 80, none, 1, 1}, {1, 64, 64, none, 1, 1}});
+    bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, {});
   }
-  bench.time(64, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {});
-  for (int rows : {96, 128, 256, 512}) {
-    const std::vector<Plan> narrow = {{2, 64, 32, none, 1, 4},     {2, 64, 32, share_x, 2, 4},  {2, 64, 32, share_x, 4, 4},
-                                      {2, 64, 48, share_x, 2, 4},  {2, 64, 64, none, 1, 4},     {2, 64, 64, share_x, 2, 4},
-                                      {2, 64, 64, share_w, 2, 4},  {2, 128, 96, share_w, 2, 4}, {2, 128, 128, none, 1, 4},
-                                      {2, 128, 128, share_x, 2, 4}, {2, 128, 128, share_w, 2, 4, 2}, {2, 256, 192, share_w, 2, 4, 2}};
-    const std::vector<Plan> wide = {{2, 256, 224, none, 1, 4},     {2, 256, 224, share_x, 2, 4}, {2, 256, 224, share_w, 2, 4},
-                                    {2, 256, 224, none, 1, 4, 2}, {2, 128, 112, share_w, 2, 4}, {2, 256, 256, share_w, 2, 4, 2}};
+  bench.time(1, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {{1, 128, 128, none, 1, 1}, {1, 64, 64, none, 1, 1}});
+  bench.time(64, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {{1, 128, 128, none, 1, 1}, {1, 64, 64, none, 1, 1}});
+  for (int rows : {96, 128, 192, 256, 384, 512, 768}) {
+    const std::vector<Plan> narrow = {{2, 64, 32, none, 1, 4},    {2, 64, 48, none, 1, 4},    {2, 64, 64, none, 1, 4},
+                                      {2, 96, 96, none, 1, 4, 2}, {2, 128, 128, none, 1, 4, 2}, {2, 192, 192, none, 1, 4, 2}};
+    const std::vector<Plan> wide = {{2, 128, 112, none, 1, 4},      {2, 192, 192, none, 1, 4, 2},     {2, 224, 224, none, 1, 4, 2},
+                                    {2, 224, 224, share_w, 2, 4, 2}, {2, 256, 256, share_w, 2, 4, 2}, alone_2};
     bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, narrow);
     bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, narrow);
     bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, wide);
     bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, narrow);
   }
   for (int rows : {1024, 2048, 4096}) {
-    const std::vector<Plan> plans = {{2, 256, 256, share_w, 2, 8, 0}, {2, 256, 256, share_w, 2, 4, 2}, {2, 256, 256, share_x, 2, 8, 2}, {2, 256, 256, none, 1, 16, 2},
-                                     {2, 128, 128, share_w, 2, 8, 2}};
+    const std::vector<Plan> plans = {pair_0, pair_2, pair_x, alone_0, alone_16, {2, 192, 192, share_w, 2, 8, 2}};
     bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, plans);
     bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, plans);
     bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, plans);

@@ -28,8 +28,9 @@ impl core::fmt::Debug for Kernels {
 
 /// Methods that pass params on and turn the status into a result.
 macro_rules! enqueue {
-    ($($method:ident = $entry:ident($params:ty);)*) => {
+    ($($(#[$attribute:meta])* $method:ident = $entry:ident($params:ty);)*) => {
         $(
+            $(#[$attribute])*
             #[doc = concat!("Enqueues `", stringify!($entry), "`.")]
             pub(crate) fn $method(&self, op: &$params) -> Result<(), CudaError> {
                 // SAFETY: the params live through the call, and their pointers are into memory that the backend owns and
@@ -61,6 +62,7 @@ impl Kernels {
         decode_attention = pw_decode_attention(PwDecodeAttention);
         prefill_attention = pw_prefill_attention(PwPrefillAttention);
         sample = pw_sample(PwSample);
+        #[expect(dead_code, reason = "cuBLASLt makes the dense products")]
         product = pw_product(PwProduct);
         quantised_pack = pw_quantised_pack(PwQuantisedPack);
         quantised_product = pw_quantised_product(PwQuantisedProduct);

@@ -45,10 +45,9 @@ struct Quad {
   }
 };
 
-// Calls f(half, first_piece) for each four pieces of `kPieces` in each of a lane's rows.
+// Calls f(half, first_piece) for each four pieces of `kPieces` in each of a lane's rows; the last ones may be fewer.
 template <int kPieces, class F>
 __device__ __forceinline__ void for_quads(F&& f) {
-  static_assert(kPieces % 4 == 0, "a quad of lanes exchanges four pieces");
 #pragma unroll
   for (int first_piece = 0; first_piece < kPieces; first_piece += 4) {
     f(0, first_piece);
@@ -56,34 +55,44 @@ __device__ __forceinline__ void for_quads(F&& f) {
   }
 }
 
+// The quad of pairs that f(i) gives, i being a pair's place among the lane's sums.
+template <class T, int kPieces, class F>
+__device__ __forceinline__ Quad<T> quad_of(int half, int first_piece, F&& f) {
+  Quad<T> quad;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    quad.words[i] = 0;
+    if (first_piece + i < kPieces) {
+      const float2 pair = f(4 * (first_piece + i) + 2 * half);
+      quad.words[i] = pack_pair<T>(pair.x, pair.y);
+    }
+  }
+  return quad;
+}
+
 template <class T, int kSums>
 __device__ __forceinline__ void store(const float (&sums)[kSums], const Place& place, int lane) {
-  for_quads<kSums / 4>([&](int half, int first_piece) {
-    Quad<T> quad;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = sums + 4 * (first_piece + i) + 2 * half;
-      quad.words[i] = pack_pair<T>(pair[0], pair[1]);
-    }
+  constexpr int kPieces = kSums / 4;
+  for_quads<kPieces>([&](int half, int first_piece) {
+    Quad<T> quad = quad_of<T, kPieces>(half, first_piece, [&](int i) { return make_float2(sums[i], sums[i + 1]); });
     quad.store(Quad<T>::address(place, half, first_piece, lane), lane);
   });
 }
 
 template <class T, int kSums>
 __device__ __forceinline__ void add(const float (&sums)[kSums], const Place& place, int lane) {
+  constexpr int kPieces = kSums / 4;
   // All of them are asked for before the first is needed.
-  uint4 old[kSums / 8];
-  for_quads<kSums / 4>([&](int half, int first_piece) {
-    old[first_piece / 2 + half] = Quad<T>::load(Quad<T>::address(place, half, first_piece, lane));
+  uint4 pieces[(kPieces + 3) / 4 * 2];
+  for_quads<kPieces>([&](int half, int first_piece) {
+    pieces[first_piece / 2 + half] = Quad<T>::load(Quad<T>::address(place, half, first_piece, lane));
   });
-  for_quads<kSums / 4>([&](int half, int first_piece) {
-    Quad<T> quad = Quad<T>::of(old[first_piece / 2 + half], lane);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* pair = sums + 4 * (first_piece + i) + 2 * half;
-      const float2 before = Bits<T>::to_pair(quad.words[i]);
-      quad.words[i] = pack_pair<T>(before.x + pair[0], before.y + pair[1]);
-    }
+  for_quads<kPieces>([&](int half, int first_piece) {
+    const Quad<T> old = Quad<T>::of(pieces[first_piece / 2 + half], lane);
+    Quad<T> quad = quad_of<T, kPieces>(half, first_piece, [&](int i) {
+      const float2 before = Bits<T>::to_pair(old.words[i / 4 - first_piece]);
+      return make_float2(before.x + sums[i], before.y + sums[i + 1]);
+    });
     quad.store(Quad<T>::address(place, half, first_piece, lane), lane);
   });
 }
@@ -91,14 +100,11 @@ __device__ __forceinline__ void add(const float (&sums)[kSums], const Place& pla
 // The first half of the sums are gates.
 template <class T, int kSums>
 __device__ __forceinline__ void gate(const float (&sums)[kSums], const Place& place, int lane) {
-  for_quads<kSums / 8>([&](int half, int first_piece) {
-    Quad<T> quad;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float* gate = sums + 4 * (first_piece + i) + 2 * half;
-      const float* up = gate + kSums / 2;
-      quad.words[i] = pack_pair<T>(silu<T>(gate[0]) * up[0], silu<T>(gate[1]) * up[1]);
-    }
+  constexpr int kPieces = kSums / 8;
+  for_quads<kPieces>([&](int half, int first_piece) {
+    Quad<T> quad = quad_of<T, kPieces>(half, first_piece, [&](int i) {
+      return make_float2(silu<T>(sums[i]) * sums[i + kSums / 2], silu<T>(sums[i + 1]) * sums[i + kSums / 2 + 1]);
+    });
     quad.store(Quad<T>::address(place, half, first_piece, lane), lane);
   });
 }
@@ -124,8 +130,7 @@ __device__ __forceinline__ void end_product(const PwProduct& op, const float (&s
   if (op.end == PW_PRODUCT_ADD) {
     add<T>(sums, place, lane);
   } else if (op.end == PW_PRODUCT_GATED) {
-    // A width of 32 has too few pieces in each half; plans do not ask for it.
-    if constexpr (kSums % 32 == 0) gate<T>(sums, place, lane);
+    gate<T>(sums, place, lane);
   } else if (op.out_element == PW_F32) {
     store_sums(sums, place, lane);
   } else {

@@ -14,7 +14,7 @@ enum class Share { kNothing, kX, kWeight };
 struct Plan {
   // Warpgroups that multiply, 64 rows of a tile each
   int warpgroups;
-  // Columns of their products: 32, 64, 128 or 256
+  // Columns of their products: one of the widths of which there are instances
   int width;
   // Rows of the weight that a tile has, at most `width`; of both halves together if gated
   int cols;

@@ -14,8 +14,6 @@ PwStatus launch(const PwProduct& op, const Plan& plan, PwStream stream) {
         return launch_warpgroups_kernel<T, Shape<1, 64>>(op, plan, stream);
       case 128:
         return launch_warpgroups_kernel<T, Shape<1, 128>>(op, plan, stream);
-      case 256:
-        return launch_warpgroups_kernel<T, Shape<1, 256>>(op, plan, stream);
       default:
         return PW_INVALID;
     }
@@ -23,8 +21,14 @@ PwStatus launch(const PwProduct& op, const Plan& plan, PwStream stream) {
   switch (plan.width) {
     case 64:
       return launch_warpgroups_kernel<T, Shape<2, 64>>(op, plan, stream);
+    case 96:
+      return launch_warpgroups_kernel<T, Shape<2, 96>>(op, plan, stream);
     case 128:
       return launch_warpgroups_kernel<T, Shape<2, 128>>(op, plan, stream);
+    case 192:
+      return launch_warpgroups_kernel<T, Shape<2, 192>>(op, plan, stream);
+    case 224:
+      return launch_warpgroups_kernel<T, Shape<2, 224>>(op, plan, stream);
     case 256:
       return launch_warpgroups_kernel<T, Shape<2, 256>>(op, plan, stream);
     default:

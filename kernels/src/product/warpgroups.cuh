@@ -142,16 +142,15 @@ class Producer {
     if (kOperand == Operand::kX || params_.op.weight_state == PW_WEIGHT_FRESH) wait_for_previous();
     const int num_tiles = params_.num_down * params_.num_across;
     for (int tile = blockIdx.x / params_.cluster; tile < num_tiles; tile += gridDim.x / params_.cluster) {
-      const Corner corner = corner_of<S::kRows>(params_, tile, rank_);
-      fetch_tile(kOperand == Operand::kX ? corner.row : corner.column);
+      fetch_tile(corner_of<S::kRows>(params_, tile, rank_));
     }
   }
 
  private:
   // Of one tile, all of k. The parts of a shared operand follow each other, in the tensor or as halves.
-  __device__ __forceinline__ void fetch_tile(int row) {
+  __device__ __forceinline__ void fetch_tile(const Corner& corner) {
     const int part = is_shared_ ? rank_ : 0;
-    const int first_row = row + (is_gated_ ? 0 : part * fetch_.box_rows);
+    const int first_row = (kOperand == Operand::kX ? corner.row : corner.column) + (is_gated_ ? 0 : part * fetch_.box_rows);
     const uint32_t offset = fetch_.offset + part * fetch_.stride;
     for (int step = 0, k = 0; step < params_.num_steps; ++step) {
       // The ring is empty in its first round.
@@ -168,6 +167,20 @@ class Producer {
         }
       }
       place_.advance();
+      if (kOperand == Operand::kX && params_.op.end == PW_PRODUCT_ADD) announce_old(corner, step);
+    }
+  }
+
+  // Brings what the tile is added to near, some rows in each step.
+  __device__ __forceinline__ void announce_old(const Corner& corner, int step) const {
+    const PwProduct& op = params_.op;
+    const int rows_per_step = (S::kRows + params_.num_steps - 1) / params_.num_steps;
+    const int first = step * rows_per_step, end = min(min(first + rows_per_step, S::kRows), op.rows - corner.row);
+    const int columns = min(params_.tile_columns, op.n - corner.column);
+    if (columns <= 0) return;
+    for (int row = first; row < end; ++row) {
+      const auto* old = static_cast<const uint16_t*>(op.out) + (corner.row + row) * op.out_stride + corner.column;
+      prefetch_bytes(old, columns * int(sizeof(uint16_t)));
     }
   }
 
@@ -317,10 +330,10 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   // Left to itself, the compiler computes this again in every step.
   asm volatile("mov.b32 %0, %1;" : "=r"(address) : "r"(shared_address(shared)));
   if (threadIdx.x >= S::kWarpgroups * kWarpgroup) {
-    if constexpr (S::kWarpgroups == 2) give_registers<24>();
+    if constexpr (S::kWarpgroups == 2) give_registers<56>();
     produce<S>(x, weight, params, address);
   } else {
-    if constexpr (S::kWarpgroups == 2) take_registers<240>();
+    if constexpr (S::kWarpgroups == 2) take_registers<224>();
     wait_for_previous();
     let_next_start();
     Consumer<T, S>(params, address).run();
