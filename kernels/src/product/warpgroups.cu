@@ -12,6 +12,8 @@ PwStatus launch(const PwProduct& op, const Plan& plan, PwStream stream) {
         return launch_warpgroups_kernel<T, Shape<1, 32>>(op, plan, stream);
       case 64:
         return launch_warpgroups_kernel<T, Shape<1, 64>>(op, plan, stream);
+      case 96:
+        return launch_warpgroups_kernel<T, Shape<1, 96>>(op, plan, stream);
       case 128:
         return launch_warpgroups_kernel<T, Shape<1, 128>>(op, plan, stream);
       default:
