@@ -108,36 +108,36 @@ void time_all() {
   std::printf("cuBLAS %s\n", blas.is_there() ? "found" : "not found");
   Bench bench(blas);
   const Share none = Share::kNothing, share_x = Share::kX, share_w = Share::kWeight;
-  const Plan pair_0 = {2, 256, 256, share_w, 2, 8, 0}, pair_2 = {2, 256, 256, share_w, 2, 8, 2};
-  const Plan pair_x = {2, 256, 256, share_x, 2, 16, 2}, alone_0 = {2, 256, 256, none, 1, 8, 0};
-  const Plan alone_2 = {2, 256, 256, none, 1, 8, 2}, alone_16 = {2, 256, 256, none, 1, 16, 2};
-  bench.time(8192, 8192, 8192, PW_PRODUCT_STORE, PW_BF16,
-             {pair_0, pair_2, pair_x, alone_0, alone_16, {2, 256, 256, share_w, 2, 16, 2}, {2, 256, 256, share_w, 2, 4, 3}});
-  for (int rows : {1, 16, 32, 64}) {
-    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, {{1, 32, 24, none, 1, 1}});
+  const Plan pair = {2, 256, 256, share_w, 2, 8, 0}, pair_2 = {2, 256, 256, share_w, 2, 8, 2};
+  const Plan alone = {2, 256, 256, none, 1, 8, 0}, alone_2 = {2, 256, 256, none, 1, 8, 2}, pair_x = {2, 256, 256, share_x, 2, 8, 0};
+  const std::vector<Plan> large = {pair, pair_2, pair_x, alone, alone_2};
+  for (const Pace pace : {Pace::kRested, Pace::kBusy}) {
+    std::printf("%s\n", pace == Pace::kRested ? "rested" : "busy");
+    bench.pace = pace;
+    bench.time(8192, 8192, 8192, PW_PRODUCT_STORE, PW_BF16, large);
+    bench.time(2048, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, large);
+    bench.time(2048, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, large);
+    bench.time(2048, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, large);
+    bench.time(2048, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, large);
+  }
+  for (int rows : {1, 16, 64}) {
+    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, {{1, 64, 32, none, 1, 1}});
     bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, {});
-    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, {{1, 128, 80, none, 1, 1}, {1, 64, 64, none, 1, 1}});
+    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, {});
     bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, {});
   }
-  bench.time(1, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {{1, 128, 128, none, 1, 1}, {1, 64, 64, none, 1, 1}});
-  bench.time(64, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {{1, 128, 128, none, 1, 1}, {1, 64, 64, none, 1, 1}});
-  for (int rows : {96, 128, 192, 256, 384, 512, 768}) {
-    const std::vector<Plan> narrow = {{1, 32, 32, none, 1, 8},    {1, 64, 48, none, 1, 8},    {1, 64, 64, none, 1, 8},
-                                      {1, 96, 96, none, 1, 8},    {1, 128, 128, none, 1, 8},  {2, 64, 64, none, 1, 4},
-                                      {2, 96, 96, none, 1, 4, 2}, {2, 128, 128, none, 1, 4, 2}, {2, 192, 192, none, 1, 4, 2}};
-    const std::vector<Plan> wide = {{1, 128, 112, none, 1, 4}, {2, 128, 112, none, 1, 4},      {2, 192, 192, none, 1, 4, 2},     {2, 224, 224, none, 1, 4, 2},
-                                    {2, 224, 224, share_w, 2, 4, 2}, {2, 256, 256, share_w, 2, 4, 2}, alone_2};
+  for (int rows : {96, 128, 192, 256, 384, 512, 768, 1024}) {
+    const std::vector<Plan> narrow = {{1, 32, 32, none, 1, 8},   {1, 64, 48, none, 1, 8},   {1, 64, 64, none, 1, 8},
+                                      {1, 64, 64, share_w, 2, 8}, {1, 96, 96, none, 1, 8},   {1, 96, 96, share_w, 2, 8},
+                                      {1, 128, 128, none, 1, 8}, {2, 64, 64, none, 1, 4},   {2, 96, 96, none, 1, 4},
+                                      {2, 128, 128, none, 1, 4}, {2, 192, 192, none, 1, 4}};
+    const std::vector<Plan> wide = {{1, 128, 112, none, 1, 8},  {1, 128, 112, share_w, 2, 4}, {1, 128, 112, share_w, 4, 4},
+                                    {2, 128, 112, none, 1, 4},  {2, 128, 112, share_w, 2, 4}, {2, 224, 224, none, 1, 4},
+                                    {2, 224, 224, share_w, 2, 4}, {2, 256, 256, share_w, 2, 4}};
     bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, narrow);
     bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, narrow);
     bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, wide);
     bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, narrow);
-  }
-  for (int rows : {1024, 2048, 4096}) {
-    const std::vector<Plan> plans = {pair_0, pair_2, pair_x, alone_0, alone_16, {2, 192, 192, share_w, 2, 8, 2}};
-    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, plans);
-    bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, plans);
-    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, plans);
-    bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, plans);
   }
 }
 

@@ -3,8 +3,10 @@
 
 #include <dlfcn.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "product_problem.cuh"
 
@@ -101,7 +103,11 @@ class Recording {
   std::vector<double> times_us_;
 };
 
+// Whether the card rests before each replay, as between the chunks of a server that is not full, or is at its limit of power.
+enum class Pace { kBusy, kRested };
+
 struct Bench {
+  Pace pace = Pace::kBusy;
   Blas& blas;
   Device<uint16_t> x, weights, out, silu_out;
   static constexpr size_t kWeights = size_t(700) << 20;
@@ -125,7 +131,7 @@ struct Bench {
   void time(int rows, int n, int k, PwProductEnd end, PwElement out_element, const std::vector<Plan>& plans) {
     const double work = 2.0 * rows * n * k, bytes = 2.0 * n * k;
     const int calls = std::min(16, std::max(4, int(400e9 / work)));
-    const int replays = work > 1e11 ? 7 : 11;
+    const int replays = pace == Pace::kRested ? 3 : work > 1e11 ? 7 : 11;
     auto line = [&](const std::string& name, double us) {
       if (rows <= 256) {
         std::printf("%6d x %6d x %6d %-6s %-30s %9.2f us %7.3f TB/s\n", rows, n, k, name_of(end), name.c_str(), us, bytes / us * 1e-6);
@@ -161,7 +167,10 @@ struct Bench {
     }
     // In turns: a card that is warm, or at its limit of power, is slower for all of them.
     for (int round = 0; round < replays; ++round) {
-      for (auto& recording : recordings) recording->replay();
+      for (auto& recording : recordings) {
+        if (pace == Pace::kRested) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        recording->replay();
+      }
     }
     for (size_t i = 0; i < names.size(); ++i) line(names[i], recordings[i]->median_us());
   }

@@ -53,11 +53,6 @@ __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// Brings bytes to the L2 cache; address and number are multiples of 16.
-__device__ __forceinline__ void prefetch_bytes(const void* from, uint32_t num_bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(num_bytes) : "memory");
-}
-
 // Brings the box that begins at (x, y, z) to `destination`; its bytes count on `barrier`. Both are shared addresses.
 __device__ __forceinline__ void copy_box(uint32_t destination, const CUtensorMap* map, uint32_t barrier, int x, int y,
                                          int z) {

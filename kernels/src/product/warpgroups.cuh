@@ -167,20 +167,6 @@ class Producer {
         }
       }
       place_.advance();
-      if (kOperand == Operand::kX && params_.op.end == PW_PRODUCT_ADD) announce_old(corner, step);
-    }
-  }
-
-  // Brings what the tile is added to near, some rows in each step.
-  __device__ __forceinline__ void announce_old(const Corner& corner, int step) const {
-    const PwProduct& op = params_.op;
-    const int rows_per_step = (S::kRows + params_.num_steps - 1) / params_.num_steps;
-    const int first = step * rows_per_step, end = min(min(first + rows_per_step, S::kRows), op.rows - corner.row);
-    const int columns = min(params_.tile_columns, op.n - corner.column);
-    if (columns <= 0) return;
-    for (int row = first; row < end; ++row) {
-      const auto* old = static_cast<const uint16_t*>(op.out) + (corner.row + row) * op.out_stride + corner.column;
-      prefetch_bytes(old, columns * int(sizeof(uint16_t)));
     }
   }
 
