@@ -73,8 +73,7 @@ class DecodeBench {
   // Microseconds of one layer. The launch is made for `most_splits` of each token, if there are fewer.
   double time_us(const std::function<PwStatus(const PwDecodeAttention&, PwStream)>& kernel, const DecodeShape& s,
                  int most_splits = 0, int split_tokens = 0) const {
-    // Tokens of other slots in turn, so that a layer is not read again before the cache has lost it.
-    const int sets = std::max(1, std::min(24, int(2e8 / (s.bytes() * layers_))));
+    const int sets = sets_of(s);
     Plan all;
     int num_items = 0;
     for (int set = 0; set < sets; ++set) {
@@ -86,7 +85,6 @@ class DecodeBench {
     }
     const Device<PwDecodeItem> items(all.items);
     const Device<int32_t> count(std::vector<int32_t>{num_items});
-    const int calls = std::max(std::min(layers_, 8), std::min(layers_ * sets, int(1.5e9 / s.bytes())));
     const auto enqueue = [&](cudaStream_t stream, int i) {
       PwDecodeAttention op = op_of(s, i % layers_);
       op.items = items.get() + i / layers_ % sets * num_items;
@@ -94,7 +92,29 @@ class DecodeBench {
       op.max_items = std::max(num_items, s.tokens * most_splits);
       LAB_OK(kernel(op, stream));
     };
-    return median_us(calls, enqueue, 7);
+    return median_us(calls_of(s), enqueue, 7);
+  }
+
+  // The same by a kernel of prefill attention, for tiles of one token and a launch for at most `max_tile_tokens`.
+  double time_tiles_us(const std::function<PwStatus(const PwPrefillAttention&, PwStream)>& kernel, const DecodeShape& s,
+                       int max_tile_tokens) const {
+    std::vector<PwPrefillTile> all;
+    for (int i = 0; i < sets_of(s) * s.tokens; ++i) all.push_back({i % s.tokens, 1, s.context - 1, i});
+    const Device<PwPrefillTile> tiles(all);
+    const Device<int32_t> count(std::vector<int32_t>{s.tokens});
+    Device<int32_t> counters(16);
+    counters.zero();
+    const auto enqueue = [&](cudaStream_t stream, int i) {
+      PwPrefillAttention op = {};
+      op.attention = attention_of(s, i % layers_);
+      op.tiles = tiles.get() + i / layers_ % sets_of(s) * s.tokens;
+      op.num_tiles = count.get();
+      op.max_tiles = s.tokens;
+      op.max_tile_tokens = max_tile_tokens;
+      op.counters = counters.get();
+      LAB_OK(kernel(op, stream));
+    };
+    return median_us(calls_of(s), enqueue, 7);
   }
 
  private:
@@ -102,19 +122,32 @@ class DecodeBench {
   static constexpr int kMaxTokens = 256, kQStride = 6144, kMaxHeads = 32, kMaxDim = 128, kMaxPartials = 4096;
   static constexpr size_t kBlockBytes = 2 * 8 * kBlockSize * kMaxDim * 2;
 
-  PwDecodeAttention op_of(const DecodeShape& s, int layer) const {
+  // Tokens of other slots in turn, so that a layer is not read again before the cache has lost it.
+  int sets_of(const DecodeShape& s) const { return std::max(1, std::min(24, int(2e8 / (s.bytes() * layers_)))); }
+
+  int calls_of(const DecodeShape& s) const {
+    return std::max(std::min(layers_, 8), std::min(layers_ * sets_of(s), int(1.5e9 / s.bytes())));
+  }
+
+  PwAttention attention_of(const DecodeShape& s, int layer) const {
     const int64_t layer_elements = 2 * s.kv_heads * kBlockSize * s.dim;
+    PwAttention op = {};
+    op.q = q_.get();
+    op.q_stride = kQStride;
+    op.kv = {pool_.get(), layer_elements * layers_, layer_elements * layer, kBlocks, kBlockSize,
+             s.kv_heads,  s.dim,                    PW_BF16};
+    op.tables = tables_.get();
+    op.max_blocks_per_slot = (s.context + kBlockSize - 1) / kBlockSize;
+    op.out = out_.get();
+    op.num_heads = s.heads;
+    op.scale = 0.08f;
+    op.element = PW_BF16;
+    return op;
+  }
+
+  PwDecodeAttention op_of(const DecodeShape& s, int layer) const {
     PwDecodeAttention op = {};
-    op.attention.q = q_.get();
-    op.attention.q_stride = kQStride;
-    op.attention.kv = {pool_.get(), layer_elements * layers_, layer_elements * layer, kBlocks, kBlockSize,
-                       s.kv_heads,  s.dim,                    PW_BF16};
-    op.attention.tables = tables_.get();
-    op.attention.max_blocks_per_slot = (s.context + kBlockSize - 1) / kBlockSize;
-    op.attention.out = out_.get();
-    op.attention.num_heads = s.heads;
-    op.attention.scale = 0.08f;
-    op.attention.element = PW_BF16;
+    op.attention = attention_of(s, layer);
     op.partial_out = partial_out_.get();
     op.partial_stats = partial_stats_.get();
     op.counters = counters_.get();

@@ -1,13 +1,15 @@
 // Lab of prefill attention: checks every kernel against float64, then times them.
 #include <chrono>
-#include <string>
-#include <thread>
 
 #include "common/launch.cuh"
-#include "lab.cuh"
+#include "decode_attention_bench.cuh"
 #include "prefill_attention/tile.cuh"
+#include "prefill_attention_problem.cuh"
 
 using namespace pw::prefill;
+using lab::prefill::Problem;
+using lab::prefill::Row;
+using lab::prefill::Shape;
 
 namespace {
 
@@ -19,153 +21,6 @@ struct Candidate {
 };
 
 constexpr Candidate kCandidates[] = {{"warpgroup", launch_warpgroup}, {"warp", launch_warp}, {"plain", launch_plain}};
-
-struct Shape {
-  int heads, kv_heads, dim, block, window;
-};
-
-// A row's context, and how many of its last tokens are new.
-struct Row {
-  int context, num_new;
-};
-
-// ---- a problem on the host
-
-struct Problem {
-  static constexpr int kLayers = 2, kLayer = 1;
-  Shape shape;
-  PwElement element;
-  std::vector<Row> rows;
-  std::vector<uint16_t> q, pool;
-  std::vector<int32_t> tables;
-  int num_blocks, blocks_per_slot = 1;
-
-  int64_t q_stride() const { return int64_t(shape.heads + 2 * shape.kv_heads) * shape.dim; }
-  int64_t layer_elements() const { return 2ll * shape.kv_heads * shape.block * shape.dim; }
-  int64_t block_stride() const { return kLayers * layer_elements(); }
-  float scale() const { return 1.0f / std::sqrt(float(shape.dim)); }
-  int num_tokens() const {
-    int sum = 0;
-    for (const Row& row : rows) sum += row.num_new;
-    return sum;
-  }
-  int first_seen(int position) const { return shape.window > 0 ? std::max(0, position + 1 - shape.window) : 0; }
-
-  // Everything that no token may see is NaN: other layers, block 0, ends of blocks, blocks before a window.
-  Problem(Shape shape, PwElement element, std::vector<Row> rows, uint64_t seed)
-      : shape(shape), element(element), rows(std::move(rows)) {
-    lab::Random random(seed);
-    // Repeated with a period that shares no factor with any stride: random numbers take longer than the kernels.
-    const std::vector<uint16_t> values = lab::random_elements(65521, element, random);
-    q.resize(size_t(num_tokens()) * q_stride());
-    for (size_t i = 0; i < q.size(); ++i) q[i] = values[(i + 31) % values.size()];
-    num_blocks = 1;
-    for (const Row& row : this->rows) {
-      const int blocks = (row.context + shape.block - 1) / shape.block;
-      blocks_per_slot = std::max(blocks_per_slot, blocks);
-      num_blocks += blocks;
-    }
-    std::vector<int> free_blocks;
-    for (int i = 1; i < num_blocks; ++i) free_blocks.push_back(i);
-    for (int i = num_blocks - 2; i > 0; --i) std::swap(free_blocks[i], free_blocks[random.below(i + 1)]);
-    pool.assign(size_t(num_blocks) * block_stride(), 0xffff);
-    tables.assign(this->rows.size() * blocks_per_slot, 0);
-    size_t next = 0;
-    for (size_t slot = 0; slot < this->rows.size(); ++slot) {
-      const Row& row = this->rows[slot];
-      const int begin = first_seen(row.context - row.num_new) / shape.block * shape.block;
-      for (int position = begin; position < row.context; ++position) {
-        int32_t& entry = tables[slot * blocks_per_slot + position / shape.block];
-        if (position % shape.block == 0) entry = free_blocks.back(), free_blocks.pop_back();
-        for (int part = 0; part < 2; ++part) {
-          for (int head = 0; head < shape.kv_heads; ++head) {
-            uint16_t* to = &pool[offset(int(slot), position, head, part)];
-            for (int i = 0; i < shape.dim; ++i) to[i] = values[next++ % values.size()];
-          }
-        }
-      }
-    }
-  }
-
-  size_t offset(int slot, int position, int head, int part) const {
-    const int64_t block = tables[size_t(slot) * blocks_per_slot + position / shape.block];
-    const int64_t token = (int64_t(part) * shape.kv_heads + head) * shape.block + position % shape.block;
-    return size_t(block * block_stride() + kLayer * layer_elements() + token * shape.dim);
-  }
-
-  // Tiles of one row, or of all where `only` is negative, longest contexts first.
-  std::vector<PwPrefillTile> tiles(int only = -1) const {
-    const int most = pw_prefill_tile_tokens(shape.heads, shape.kv_heads, shape.dim);
-    std::vector<PwPrefillTile> out;
-    int token = 0;
-    for (int slot = 0; slot < int(rows.size()); ++slot) {
-      const Row& row = rows[slot];
-      for (int i = 0; i < row.num_new && (only < 0 || only == slot); i += most) {
-        out.push_back({token + i, std::min(most, row.num_new - i), row.context - row.num_new + i, slot});
-      }
-      token += row.num_new;
-    }
-    std::stable_sort(out.begin(), out.end(), [](const PwPrefillTile& a, const PwPrefillTile& b) {
-      return a.first_position + a.num_tokens > b.first_position + b.num_tokens;
-    });
-    return out;
-  }
-
-  // In float64, a token's heads.
-  void answer_token(int slot, int token, int position, double* out) const {
-    std::vector<double> terms;
-    for (int head = 0; head < shape.heads; ++head) {
-      const int kv_head = head / (shape.heads / shape.kv_heads), begin = first_seen(position);
-      const uint16_t* query = &q[token * q_stride() + head * shape.dim];
-      terms.assign(position + 1 - begin, 0.0);
-      double largest = -INFINITY, total = 0;
-      for (int p = begin; p <= position; ++p) {
-        const uint16_t* key = &pool[offset(slot, p, kv_head, 0)];
-        double sum = 0;
-        for (int i = 0; i < shape.dim; ++i) sum += double(lab::from_bits(query[i], element)) * lab::from_bits(key[i], element);
-        terms[p - begin] = sum * scale();
-        largest = std::max(largest, terms[p - begin]);
-      }
-      for (double& term : terms) total += term = std::exp(term - largest);
-      double* to = out + head * shape.dim;
-      std::fill(to, to + shape.dim, 0.0);
-      for (int p = begin; p <= position; ++p) {
-        const uint16_t* value = &pool[offset(slot, p, kv_head, 1)];
-        for (int i = 0; i < shape.dim; ++i) to[i] += terms[p - begin] / total * lab::from_bits(value[i], element);
-      }
-    }
-  }
-
-  std::vector<double> answer() const {
-    const size_t row_elements = size_t(shape.heads) * shape.dim;
-    std::vector<double> out(num_tokens() * row_elements);
-    const int workers = std::max(1u, std::min(16u, std::thread::hardware_concurrency()));
-    std::vector<std::thread> threads;
-    for (int worker = 0; worker < workers; ++worker) {
-      threads.emplace_back([&, worker] {
-        int token = 0;
-        for (int slot = 0; slot < int(rows.size()); ++slot) {
-          for (int i = 0; i < rows[slot].num_new; ++i, ++token) {
-            if (token % workers != worker) continue;
-            answer_token(slot, token, rows[slot].context - rows[slot].num_new + i, &out[token * row_elements]);
-          }
-        }
-      });
-    }
-    for (auto& thread : threads) thread.join();
-    return out;
-  }
-
-  std::string name() const {
-    char text[160];
-    int longest = 0;
-    for (const Row& row : rows) longest = std::max(longest, row.context);
-    std::snprintf(text, sizeof text, "%s %d/%d d%d block %d window %d, %zu rows, %d new, context %d",
-                  element == PW_BF16 ? "bf16" : "fp16", shape.heads, shape.kv_heads, shape.dim, shape.block, shape.window,
-                  rows.size(), num_tokens(), longest);
-    return text;
-  }
-};
 
 // ---- the same on the device
 
@@ -192,7 +47,9 @@ class Loaded {
     counters_.zero();
   }
 
-  PwPrefillAttention op(const lab::Device<PwPrefillTile>& tiles) const {
+  // `tiles` of at most `max_tile_tokens`, launched for a few more.
+  PwPrefillAttention op(const lab::Device<PwPrefillTile>& tiles, const lab::Device<int32_t>& num_tiles,
+                        int max_tile_tokens) const {
     const Problem& p = problem_;
     PwPrefillAttention op = {};
     op.attention.q = q_.get();
@@ -207,16 +64,19 @@ class Loaded {
     op.attention.sliding_window = p.shape.window;
     op.attention.element = p.element;
     op.tiles = tiles.get();
-    op.num_tiles = int(tiles.len());
+    op.num_tiles = num_tiles.get();
+    op.max_tiles = int(tiles.len()) + 3;
+    op.max_tile_tokens = max_tile_tokens;
     op.counters = counters_.get();
     return op;
   }
 
   // Empty if the kernel does not take the shape.
-  std::vector<uint16_t> run(Kernel kernel, const std::vector<PwPrefillTile>& tiles) {
+  std::vector<uint16_t> run(Kernel kernel, const std::vector<PwPrefillTile>& tiles, int max_tile_tokens) {
     const lab::Device<PwPrefillTile> on_device(tiles);
+    const lab::Device<int32_t> num_tiles(std::vector<int32_t>{int(tiles.size())});
     out_.poison();
-    const PwStatus status = kernel(op(on_device), nullptr);
+    const PwStatus status = kernel(op(on_device, num_tiles, max_tile_tokens), nullptr);
     if (status == PW_UNSUPPORTED) return {};
     LAB_OK(status);
     wait_or_give_up();
@@ -249,15 +109,16 @@ size_t wrong_bits(const Problem& p, const std::vector<uint16_t>& whole, const st
   return wrong;
 }
 
-// Against float64; then reversed and row by row, which must give the same bits.
+// Against float64; then in other ways, which must give the same bits: reversed, row by row, a token at a time.
 void check(const Problem& p) {
   const std::vector<double> expected = p.answer();
   const double allowed = p.element == PW_F16 ? 1e-3 : 8e-3;
+  const int most = p.tile_tokens();
   Loaded loaded(p);
   for (const Candidate& candidate : kCandidates) {
     const std::string what = std::string(candidate.name) + " " + p.name();
     std::fflush(stdout);
-    const std::vector<uint16_t> whole = loaded.run(candidate.kernel, p.tiles());
+    const std::vector<uint16_t> whole = loaded.run(candidate.kernel, p.tiles(), most);
     if (whole.empty()) {
       std::printf("not  %s: takes no such shape\n", what.c_str());
       continue;
@@ -270,12 +131,51 @@ void check(const Problem& p) {
     for (size_t i = expected.size(); i < whole.size(); ++i) wrong += whole[i] != 0xffff;
     auto reversed = p.tiles();
     std::reverse(reversed.begin(), reversed.end());
-    wrong += loaded.run(candidate.kernel, reversed) != whole;
+    wrong += loaded.run(candidate.kernel, reversed, most) != whole;
     for (int slot = 0; slot < std::min<int>(4, p.rows.size()); ++slot) {
-      wrong += wrong_bits(p, whole, loaded.run(candidate.kernel, p.tiles(slot)), slot);
+      wrong += wrong_bits(p, whole, loaded.run(candidate.kernel, p.tiles(INT_MAX, slot), most), slot);
     }
+    wrong += loaded.run(candidate.kernel, p.tiles(1), 1) != whole;
+    wrong += loaded.run(candidate.kernel, {}, most) != std::vector<uint16_t>(whole.size(), 0xffff);
+    wrong += !loaded.counters_are_zero();
     lab::check((what + ": bits").c_str(), double(wrong), 0);
     std::fflush(stdout);
+  }
+}
+
+// However rows are cut into chunks, and by however many warps they are computed: the same bits.
+void check_chunks(const Problem& p) {
+  Loaded loaded(p);
+  for (const Candidate& candidate : kCandidates) {
+    const std::vector<uint16_t> whole = loaded.run(candidate.kernel, p.tiles(), p.tile_tokens());
+    double wrong = 0;
+    for (size_t i = 0; i < size_t(p.num_tokens()) * p.shape.heads * p.shape.dim; ++i) {
+      wrong += !std::isfinite(lab::from_bits(whole[i], p.element));
+    }
+    for (const int chunk : {1, 7, 16, 33, 64, 100}) {
+      const auto tiles = p.tiles(chunk);
+      for (const int bound : {std::min(chunk, p.tile_tokens()), p.tile_tokens()}) {
+        const std::vector<uint16_t> got = loaded.run(candidate.kernel, tiles, bound);
+        for (size_t i = 0; i < whole.size(); ++i) wrong += got[i] != whole[i];
+      }
+    }
+    lab::check((std::string(candidate.name) + " " + p.name() + ": chunks").c_str(), wrong, 0);
+  }
+  std::fflush(stdout);
+}
+
+void check_all_chunks() {
+  uint64_t seed = 100;
+  for (const int dim : {64, 128}) {
+    for (const int group : {1, 3, 4, 8}) {
+      for (const int block : {16, 32, 128}) {
+        for (const int window : {0, 150}) {
+          const Shape shape = {2 * group, 2, dim, block, window};
+          check_chunks(Problem(shape, seed % 3 ? PW_BF16 : PW_F16, {{261, 261}, {405, 150}, {130, 2}}, seed));
+          ++seed;
+        }
+      }
+    }
   }
 }
 
@@ -289,6 +189,7 @@ void check_all() {
   uint64_t seed = 1;
   for (const Shape& shape : shapes) check(Problem(shape, seed % 2 ? PW_BF16 : PW_F16, mixed, seed)), ++seed;
   check(Problem({32, 8, 128, 16, 0}, PW_F16, mixed, 90));
+  check_chunks(Problem({4, 1, 128, 32, 0}, PW_BF16, {{261, 100}}, 93));
 }
 
 // More items than multiprocessors, and contexts of many tiles of keys.
@@ -327,7 +228,8 @@ void time_all() {
   for (const Problem& p : problems) {
     const Loaded loaded(p);
     const lab::Device<PwPrefillTile> tiles(p.tiles());
-    const PwPrefillAttention op = loaded.op(tiles);
+    const lab::Device<int32_t> num_tiles(std::vector<int32_t>{int(tiles.len())});
+    const PwPrefillAttention op = loaded.op(tiles, num_tiles, p.tile_tokens());
     const double operations = operations_of(p);
     std::printf("%-72s %9.1f", p.name().c_str(), operations / kPeakTflops * 1e-6);
     for (const Kernel kernel : {launch_warpgroup, launch_warp}) {
@@ -339,13 +241,40 @@ void time_all() {
   }
 }
 
+// Decode steps as tiles of one token: by kernels of one and of two warpgroups, and by the decode kernel, whose bits depend on
+// how long a row's context is.
+void time_decodes() {
+  const lab::DecodeBench bench;
+  std::printf("\nrows x context, 32/8 heads of 128, block 16, bf16: us (TB/s); reads alone: %.2f TB/s\n", bench.read_rate_tbps());
+  std::printf("%-20s %18s %18s %18s %18s\n", "", "one warpgroup", "two warpgroups", "warp", "decode kernel");
+  const lab::DecodeShape shapes[] = {{32, 8, 128, 1, 192},    {32, 8, 128, 8, 192},    {32, 8, 128, 64, 192},
+                                     {32, 8, 128, 256, 192},  {32, 8, 128, 8, 1024},   {32, 8, 128, 64, 1024},
+                                     {32, 8, 128, 256, 1024}, {32, 8, 128, 256, 2048}, {32, 8, 128, 1, 8192},
+                                     {32, 8, 128, 8, 8192}};
+  for (const lab::DecodeShape& shape : shapes) {
+    const auto print = [&](double us) { std::printf("   %8.1f (%4.2f)", us, shape.bytes() / us * 1e-6); };
+    const auto on_stream = [](Kernel kernel) {
+      return [kernel](const PwPrefillAttention& op, PwStream stream) { return kernel(op, pw::cuda_stream(stream)); };
+    };
+    std::printf("%4d x %-12d", shape.tokens, shape.context);
+    print(bench.time_tiles_us(on_stream(launch_warpgroup), shape, 1));
+    print(bench.time_tiles_us(on_stream(launch_warpgroup), shape, 32));
+    print(bench.time_tiles_us(on_stream(launch_warp), shape, 1));
+    print(bench.time_us([](const PwDecodeAttention& op, PwStream stream) { return pw_decode_attention(&op, stream); }, shape));
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   check_all();
   if (!(argc > 1 && std::strcmp(argv[1], "--check") == 0)) {
     check_long();
+    check_all_chunks();
     time_all();
+    time_decodes();
   }
   std::printf("%d failures\n", lab::failures());
   return lab::failures() > 0;

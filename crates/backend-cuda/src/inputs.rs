@@ -26,7 +26,9 @@ struct Arrays {
     positions: usize,
     token_slots: usize,
     jobs: usize,
+    /// How many items there are, and how many tiles.
     num_items: usize,
+    num_tiles: usize,
     items: usize,
     tiles: usize,
     /// The arrays above, which travel.
@@ -72,7 +74,8 @@ impl Arrays {
         let positions = place(limits.max_tokens);
         let token_slots = place(limits.max_tokens);
         let jobs = place(max_jobs * words_of::<PwLogitJob>());
-        let num_items = place(1);
+        let num_items = place(2);
+        let num_tiles = num_items + 1;
         let items = place(max_items * words_of::<PwDecodeItem>());
         let tiles = place(max_tiles * words_of::<PwPrefillTile>());
         let num_sent = place(0);
@@ -89,6 +92,7 @@ impl Arrays {
             token_slots,
             jobs,
             num_items,
+            num_tiles,
             items,
             tiles,
             num_sent,
@@ -208,7 +212,8 @@ impl Inputs {
         let slots = step.token_rows.iter().map(|row| step.row_slots[*row as usize].0 as i32);
         packed.put(arrays.token_slots, rows, |out| fill(out, slots));
         packed.put(arrays.jobs, job_rows * words_of::<PwLogitJob>(), |out| jobs(&step.jobs, out));
-        packed.put(arrays.num_items, 1, |out| out[0] = self.plan.items.len() as i32);
+        let counts = [self.plan.items.len() as i32, self.plan.tiles.len() as i32];
+        packed.put(arrays.num_items, 2, |out| out.copy_from_slice(&counts));
         packed.put(arrays.items, self.plan.items.len() * words_of::<PwDecodeItem>(), |out| {
             for (out, item) in out.as_chunks_mut().0.iter_mut().zip(&self.plan.items) {
                 *out = decode_item_words(item);
@@ -298,11 +303,17 @@ impl Inputs {
         })
     }
 
-    /// The prefill kernel's work: tiles, how many, and its counters. `None` if every row brings a single token.
-    pub(crate) fn prefill_work(&self) -> Option<(*mut PwPrefillTile, i32, *mut i32)> {
-        let num_tiles = self.plan.tiles.len() as i32;
-        let counters = self.array(self.arrays.prefill_counters);
-        (num_tiles > 0).then(|| (self.array(self.arrays.tiles), num_tiles, counters))
+    /// The prefill kernel's work: tiles, their number on the device, and the bounds that the launch is made for. `None` if
+    /// every row brings a single token.
+    pub(crate) fn prefill_work(&self) -> Option<PrefillWork> {
+        let max_tiles = self.plan.tiles.len() as i32;
+        (max_tiles > 0).then(|| PrefillWork {
+            tiles: self.array(self.arrays.tiles),
+            num_tiles: self.array(self.arrays.num_tiles),
+            max_tiles,
+            max_tile_tokens: self.cuts.tile_tokens as i32,
+            counters: self.array(self.arrays.prefill_counters),
+        })
     }
 
     fn array<T>(&self, word: usize) -> *mut T {
@@ -320,6 +331,15 @@ pub(crate) struct DecodeWork {
     pub(crate) partial_stats: *mut f32,
     pub(crate) counters: *mut i32,
     pub(crate) queue: *mut i32,
+}
+
+/// See [`Inputs::prefill_work`].
+pub(crate) struct PrefillWork {
+    pub(crate) tiles: *const PwPrefillTile,
+    pub(crate) num_tiles: *const i32,
+    pub(crate) max_tiles: i32,
+    pub(crate) max_tile_tokens: i32,
+    pub(crate) counters: *mut i32,
 }
 
 /// Arrays that are packed one after another into staging memory.

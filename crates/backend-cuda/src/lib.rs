@@ -553,8 +553,15 @@ impl Backend for CudaBackend {
     fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), CudaError> {
         assert_eq!(op.inputs.limits().attention.sliding_window, op.sliding_window, "the window that was planned for");
         let attention = self.attention(&op);
-        if let Some((tiles, num_tiles, counters)) = op.inputs.prefill_work() {
-            self.kernels.prefill_attention(&PwPrefillAttention { attention, tiles, num_tiles, counters })?;
+        if let Some(work) = op.inputs.prefill_work() {
+            self.kernels.prefill_attention(&PwPrefillAttention {
+                attention,
+                tiles: work.tiles,
+                num_tiles: work.num_tiles,
+                max_tiles: work.max_tiles,
+                max_tile_tokens: work.max_tile_tokens,
+                counters: work.counters,
+            })?;
         }
         let Some(work) = op.inputs.decode_work(op.rows) else { return Ok(()) };
         self.kernels.decode_attention(&PwDecodeAttention {

@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 /* Raised by every change of a struct or of an entry point's meaning. The loader refuses another one. */
-#define PW_ABI_VERSION 2
+#define PW_ABI_VERSION 3
 
 /* The stream to enqueue on: a cudaStream_t, which is a CUstream. */
 typedef struct CUstream_st *PwStream;

@@ -80,12 +80,21 @@ typedef struct PwPrefillTile {
   int32_t slot;
 } PwPrefillTile;
 
-/* Many tokens of a row at a time. */
+/* Many tokens of a row at a time. A token's result depends on the token, its context and the shape of the heads alone, bit
+ * for bit: on no other token of its tile, nor on how rows are cut into tiles, nor on the bounds below.
+ *
+ * The tiles, their number and the tables may be read while the kernel before still runs: what writes them has to be one
+ * earlier. */
 typedef struct PwPrefillAttention {
   PwAttention attention;
-  /* [num_tiles], on the device, those with the longest contexts first */
+  /* [max_tiles], on the device, those with the longest contexts first */
   const PwPrefillTile *tiles;
-  int32_t num_tiles;
+  /* On the device, so that a captured launch serves any number */
+  const int32_t *num_tiles;
+  /* Bound of *num_tiles, for the size of the grid */
+  int32_t max_tiles;
+  /* Bound of the tiles' num_tokens, 1 ..= pw_prefill_tile_tokens: what has few rows is computed by fewer warps */
+  int32_t max_tile_tokens;
   /* A few counters for dynamic scheduling, zero before the first launch and after each; [16] */
   int32_t *counters;
 } PwPrefillAttention;

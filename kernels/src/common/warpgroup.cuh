@@ -53,6 +53,10 @@ struct SwizzledMatrix {
 // What the threads wrote to registers is what the products that follow read.
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
+// What this thread wrote to shared memory comes before products that other threads begin after a barrier, and before copies by
+// the copy engine that they begin.
+__device__ __forceinline__ void writes_before_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // The products since the last call are one group.
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 

@@ -27,6 +27,7 @@ __global__ void plain_kernel(const __grid_constant__ PwPrefillAttention op) {
   const PwAttention& attention = op.attention;
   const PwKvView& kv = attention.kv;
   const int lane = threadIdx.x % 32;
+  if (int(blockIdx.x) >= *op.num_tiles) return;
   const PwPrefillTile tile = op.tiles[blockIdx.x];
   const int query = blockIdx.y * kQueriesPerBlock + threadIdx.x / 32;
   const int token = query / attention.num_heads, head = query % attention.num_heads;
@@ -69,9 +70,8 @@ __global__ void plain_kernel(const __grid_constant__ PwPrefillAttention op) {
 PwStatus launch_plain(const PwPrefillAttention& op, cudaStream_t stream) {
   const PwKvView& kv = op.attention.kv;
   if (kv.head_dim > kMaxHeadDim) return PW_UNSUPPORTED;
-  const int tile_tokens = pw_prefill_tile_tokens(op.attention.num_heads, kv.num_kv_heads, kv.head_dim);
-  const int queries = tile_tokens * op.attention.num_heads;
-  const dim3 grid(op.num_tiles, (queries + kQueriesPerBlock - 1) / kQueriesPerBlock);
+  const int queries = op.max_tile_tokens * op.attention.num_heads;
+  const dim3 grid(op.max_tiles, (queries + kQueriesPerBlock - 1) / kQueriesPerBlock);
   return with_element(op.attention.element, [&](auto type) -> PwStatus {
     using T = typename decltype(type)::type;
     plain_kernel<T><<<grid, kQueriesPerBlock * 32, 0, stream>>>(op);

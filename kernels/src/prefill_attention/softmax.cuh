@@ -15,14 +15,6 @@ struct Statistics {
   float sum[2] = {0.0f, 0.0f};
 };
 
-// Which positions the columns of a tile of keys stand for: column c for first + c. If `shift` is not 0, the columns from
-// `shifted` on stand for positions `shift` earlier, and the first `shift` of them for none (see warpgroup.cuh).
-struct Columns {
-  int first;
-  int shifted;
-  int shift;
-};
-
 __device__ __forceinline__ int column_of(int score, int lane) { return 8 * (score / 4) + 2 * (lane % 4) + (score & 1); }
 
 template <int n>
@@ -43,22 +35,6 @@ __device__ __forceinline__ void mask_earlier(float (&scores)[n], const RowPlaces
   }
 }
 
-// For tiles with shifted columns.
-template <int n>
-__device__ __forceinline__ void mask_shifted(float (&scores)[n], const RowPlaces& rows, const Columns& columns, int window,
-                                             int lane) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) {
-    const int column = column_of(i, lane), row = (i >> 1) & 1;
-    const bool is_shifted = column >= columns.shifted;
-    const int seen = column - (is_shifted ? columns.shift : 0);
-    const int position = columns.first + seen;
-    const bool stands_for_none = is_shifted && seen < columns.shifted;
-    const bool too_early = window > 0 && position <= rows.position[row] - window;
-    if (stands_for_none || too_early || position > rows.position[row]) scores[i] = -INFINITY;
-  }
-}
-
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -66,7 +42,9 @@ __device__ __forceinline__ float exp2_approx(float x) {
 }
 
 // Scores become the terms 2^(scale_log2 (score - largest)), and what was summed before is to be multiplied by `correction`.
-// A row all of whose columns so far were masked has a largest score of -inf, and its terms are 0.
+// A row all of whose columns so far were masked has a largest score of -inf, and its terms are 0. A tile whose columns are all
+// masked changes no sum: its terms are 0 and the correction is 2^0, which is why the product in it must not be fused with
+// the difference; or it is 0, where all sums are still 0.
 template <int n>
 __device__ __forceinline__ void online_softmax(float (&scores)[n], Statistics& statistics, float scale_log2,
                                                float (&correction)[2]) {
@@ -79,8 +57,8 @@ __device__ __forceinline__ void online_softmax(float (&scores)[n], Statistics& s
     }
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
     largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-    const float offset = largest == -INFINITY ? 0.0f : largest * scale_log2;
-    correction[row] = exp2_approx(statistics.largest[row] * scale_log2 - offset);
+    const float offset = largest == -INFINITY ? 0.0f : __fmul_rn(largest, scale_log2);
+    correction[row] = exp2_approx(__fsub_rn(__fmul_rn(statistics.largest[row], scale_log2), offset));
     statistics.largest[row] = largest;
     float sum = statistics.sum[row] * correction[row];
 #pragma unroll

@@ -3,6 +3,10 @@
 //
 // The query heads that share a key-value head are rows of one matrix product, so row r of a tile is token r / group and head
 // r % group. All kernels split a row's tokens the same way, whatever the shape.
+//
+// A row's bits depend on its own context alone, not on the tile that it shares with others. So keys come in tiles that begin
+// at fixed positions; what of a tile a row does not see is masked, and its values are finite or zeros, so that it adds zeros;
+// and a tile of which a row sees nothing leaves the row's largest score, sum and products as they were (softmax.cuh).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -33,6 +37,13 @@ struct Context {
 __host__ __device__ inline Context context_of(const PwPrefillTile& tile, int sliding_window) {
   const int first_seen = sliding_window > 0 ? tile.first_position + 1 - sliding_window : 0;
   return {first_seen > 0 ? first_seen : 0, tile.first_position + tile.num_tokens};
+}
+
+// Where the tiles of n keys begin of which the first has the context's first position: at a multiple of n, so that a
+// position's place in its tile depends on nothing but the position.
+template <int n>
+__host__ __device__ inline int first_key(const Context& context) {
+  return context.begin / n * n;
 }
 
 // The ways to compute it. Each enqueues, or says that it does not take the shape; the entry point asks them in this order.

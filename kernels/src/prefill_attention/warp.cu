@@ -14,7 +14,7 @@ PwStatus launch(const PwPrefillAttention& op, cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
   const int group = group_of(op.attention);
-  const int64_t grid = int64_t(op.num_tiles) * op.attention.kv.num_kv_heads;
+  const int64_t grid = int64_t(op.max_tiles) * op.attention.kv.num_kv_heads;
   if (grid > INT32_MAX) return PW_INVALID;
   kernel<<<int(grid), kWarpThreads, kSharedBytes, stream>>>(WarpParams{op, group, op.attention.scale * kLog2E});
   return launched();

@@ -37,22 +37,24 @@ class WarpTile {
   __device__ void run() {
     const PwAttention& op = params_.op.attention;
     const int kv_head = blockIdx.x % op.kv.num_kv_heads;
-    const PwPrefillTile tile = params_.op.tiles[blockIdx.x / op.kv.num_kv_heads];
+    const int index = blockIdx.x / op.kv.num_kv_heads;
+    if (index >= *params_.op.num_tiles) return;
+    const PwPrefillTile tile = params_.op.tiles[index];
     const WarpRows rows{tile, kv_head * params_.group, params_.group, int(threadIdx.x) / 32 * 16};
     const RowPlaces places = places_of(rows, op.num_heads, lane_);
     load_queries<T, d>(queries_, op, rows, lane_);
 
     const Context context = context_of(tile, op.sliding_window);
-    const int num_tiles = (context.end - context.begin + n - 1) / n;
-    copy_tile(tile.slot, kv_head, context.begin, context.end, 0);
+    const int begin = first_key<n>(context), num_tiles = (context.end - begin + n - 1) / n;
+    copy_tile(tile.slot, kv_head, begin, context, 0);
     arrange_queries(queries_, lane_);
     Statistics statistics;
     float sums[d / 8][4] = {};
     for (int i = 0; i < num_tiles; ++i) {
-      const int first = context.begin + i * n;
+      const int first = begin + i * n;
       copies_wait<0>();
       __syncthreads();
-      if (i + 1 < num_tiles) copy_tile(tile.slot, kv_head, first + n, context.end, (i + 1) % 2);
+      if (i + 1 < num_tiles) copy_tile(tile.slot, kv_head, first + n, context, (i + 1) % 2);
 
       float scores[n / 2] = {}, correction[2];
       multiply_keys(scores, i % 2);
@@ -72,8 +74,9 @@ class WarpTile {
   // Pieces of 16 x 8, one after another, as one array.
   static __device__ float (&flat(float (&pieces)[d / 8][4]))[d / 2] { return reinterpret_cast<float(&)[d / 2]>(pieces); }
 
-  // Keys and values of the positions first .. first + n; zeros from `end` on, where the pool holds what its last owner left.
-  __device__ void copy_tile(int slot, int kv_head, int first, int end, int half) {
+  // Keys and values of the positions first .. first + n; zeros outside of the context, where the pool may hold what others
+  // left.
+  __device__ void copy_tile(int slot, int kv_head, int first, const Context& context, int half) {
     constexpr int kPieces = d / 8;
     const PwAttention& op = params_.op.attention;
     const PwKvView& kv = op.kv;
@@ -82,8 +85,8 @@ class WarpTile {
 #pragma unroll
     for (int i = threadIdx.x; i < n * kPieces; i += kWarpThreads) {
       const int row = i / kPieces, piece = i % kPieces;
-      const bool inside = first + row < end;
-      const int position = inside ? first + row : end - 1;
+      const bool inside = first + row >= context.begin && first + row < context.end;
+      const int position = inside ? first + row : context.end - 1;
       const int token = kv_head * kv.block_size + position % kv.block_size;
       const T* keys = static_cast<const T*>(kv.pool) + table[position / kv.block_size] * kv.block_stride + kv.layer_offset +
                       int64_t(token) * d + piece * 8;

@@ -8,12 +8,14 @@
 //
 // Each warpgroup holds 64 rows: queries, scores, rounded terms and sums all stay in registers. While one of them computes
 // exponentials the other has the tensor cores: they take turns to issue products (Shah et al., "FlashAttention-3", 2024).
+// Where 64 rows are all that a tile has, as in a decode step, a block has one such warpgroup and shares a multiprocessor.
 //
-// Nothing beyond the item's last position is read: a block of the pool that is not full ends with what its last owner left.
-// The copy engine's box has a fixed number of tokens, so the box of the last positions begins earlier and ends with the last
-// position; the columns it repeats stand for none (`Columns`). Boxes that lie wholly beyond arrive as zeros.
+// The copy engine's box has a fixed number of tokens. Boxes that lie wholly outside of the item's context arrive as zeros,
+// but the box of its last positions ends with what the block's last owner left, perhaps a NaN. Its keys become scores that
+// the mask replaces; its values would be multiplied by 0, which does not help, so zeros are written over them first.
 #pragma once
 
+#include "common/dependent.cuh"
 #include "common/tensor_map.cuh"
 #include "common/warpgroup.cuh"
 #include "prefill_attention/softmax.cuh"
@@ -38,10 +40,21 @@ struct WarpgroupParams {
   float scale_log2;
 };
 
-constexpr int kConsumers = 2;
-constexpr int kConsumerWarps = 4 * kConsumers;
-constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-static_assert(kRows == 64 * kConsumers, "a warpgroup's product has 64 rows");
+// Rows of a warpgroup's product.
+constexpr int kWarpgroupRows = 64;
+
+// How a kernel is built. n: positions of a tile of keys; kSlots: tiles of keys or values that are on the way; kConsumers:
+// warpgroups that multiply. Two of them have a multiprocessor for themselves.
+template <int head_dim, int keys, int slots, int consumers>
+struct WarpgroupShape {
+  static constexpr int d = head_dim, n = keys, kSlots = slots, kConsumers = consumers;
+  static constexpr int kConsumerWarps = 4 * kConsumers;
+  static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
+  static constexpr int kBlocksPerProcessor = kConsumers == 2 ? 1 : 2;
+  // Of a thread: 65,536 are there for the blocks of a multiprocessor.
+  static constexpr int kProducerRegisters = 24;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 240 : 232;
+};
 
 // An item as the producer sends it. No tokens: there are no more.
 struct alignas(16) Item {
@@ -49,9 +62,10 @@ struct alignas(16) Item {
   int kv_head;
 };
 
-template <int d, int n, int kSlots>
+template <class Shape>
 struct alignas(1024) WarpgroupShared {
-  static constexpr int kSlotBytes = n * d * 2;
+  static constexpr int kSlots = Shape::kSlots;
+  static constexpr int kSlotBytes = Shape::n * Shape::d * 2;
   static constexpr int kItems = 2;
   // Keys or values of n positions: halves of 64 elements of the head, each [n][64] in the 128-byte swizzle
   uint8_t slots[kSlots][kSlotBytes];
@@ -62,47 +76,47 @@ struct alignas(1024) WarpgroupShared {
   uint64_t item_empty[kItems];
 };
 
-// Tiles of n keys of an item. They begin at a multiple of the box, so that no box holds a position of a block that lies before
-// the context: with a sliding window such a block may have another owner by now.
+// Tiles of n keys of an item, and the boxes begin .. end of them that are read: no block that lies before the context, which
+// with a sliding window may have another owner by now.
 struct KeyTiles {
   int first;
-  int end;
   int num_tiles;
+  int begin;
+  int end;
 };
 
 template <int n>
 __device__ __forceinline__ KeyTiles key_tiles_of(const WarpgroupParams& params, const PwPrefillTile& tile) {
   const Context context = context_of(tile, params.op.attention.sliding_window);
-  const int first = context.begin & -params.pool.box_tokens;
-  return {first, context.end, (context.end - first + n - 1) / n};
+  const int first = first_key<n>(context);
+  return {first, (context.end - first + n - 1) / n, context.begin & -params.pool.box_tokens, context.end};
 }
-
-// Tokens by which the box of the last positions begins early.
-__device__ __forceinline__ int shift_of(const Pool& pool, int end) { return -end & (pool.box_tokens - 1); }
 
 #ifdef PW_HAS_WARPGROUP_PRODUCTS
 
 // The warp that moves data: hands out items and fills slots.
-template <int d, int n, int kSlots>
+template <class Shape>
 class Producer {
  public:
-  using Shared = WarpgroupShared<d, n, kSlots>;
+  using Shared = WarpgroupShared<Shape>;
 
   __device__ Producer(const CUtensorMap& map, const WarpgroupParams& params, Shared& shared)
       : map_(map), params_(params), shared_(shared), lane_(threadIdx.x % 32) {}
 
   __device__ void run() {
     if (lane_ == 0) prefetch_tensor_map(&map_);
-    const int num_items = params_.op.num_tiles * params_.op.attention.kv.num_kv_heads;
+    const int num_items = __ldg(params_.op.num_tiles) * params_.op.attention.kv.num_kv_heads;
     Box waiting_values = {};
     bool values_wait = false;
     for (int index = blockIdx.x; index < num_items;) {
-      int next = 0;
-      if (lane_ == 0) next = gridDim.x + atomicAdd(&params_.op.counters[0], 1);
       const Item item = read_item(index);
-      send_item(item);
       const KeyTiles tiles = key_tiles_of<n>(params_, item.tile);
       Box box = box_of(item, tiles, tiles.num_tiles - 1);
+      // Tiles and tables are older than what the kernel before writes.
+      wait_for_previous();
+      int next = 0;
+      if (lane_ == 0) next = gridDim.x + atomicAdd(&params_.op.counters[0], 1);
+      send_item(item);
       for (int i = tiles.num_tiles - 1; i >= 0; --i) {
         const Box earlier = i > 0 ? box_of(item, tiles, i - 1) : Box{};
         fill_slot(box, params_.pool.keys_head + item.kv_head);
@@ -114,13 +128,15 @@ class Producer {
       }
       index = __shfl_sync(0xffffffffu, next, 0);
     }
+    wait_for_previous();
     send_item(Item{});
     if (values_wait) fill_slot(waiting_values, 0);
     if (lane_ == 0) leave();
   }
 
  private:
-  static constexpr int kHalves = d / 64;
+  static constexpr int n = Shape::n, kSlots = Shape::kSlots;
+  static constexpr int kHalves = Shape::d / 64;
 
   // What this lane asks for: tokens of a head, 64 elements of each.
   struct Box {
@@ -148,13 +164,12 @@ class Producer {
     const Pool& pool = params_.pool;
     const int position = tiles.first + i * n + lane_ / kHalves * pool.box_tokens;
     const int block_size = 1 << pool.log2_block_size;
+    const bool is_read = position >= tiles.begin && position < tiles.end && lane_ / kHalves * pool.box_tokens < n;
     // Tokens beyond a block are beyond the tensor.
-    if (position >= tiles.end || lane_ / kHalves * pool.box_tokens >= n) return {0, block_size};
+    if (!is_read) return {0, block_size};
     const PwAttention& attention = params_.op.attention;
     const int32_t* table = attention.tables + int64_t(item.tile.slot) * attention.max_blocks_per_slot;
-    const bool is_last = tiles.end - position < pool.box_tokens;
-    const int token = (position & (block_size - 1)) - (is_last ? shift_of(pool, tiles.end) : 0);
-    return {__ldg(table + (position >> pool.log2_block_size)) * pool.block_heads, token};
+    return {__ldg(table + (position >> pool.log2_block_size)) * pool.block_heads, position & (block_size - 1)};
   }
 
   __device__ void fill_slot(const Box& box, int head) {
@@ -187,13 +202,20 @@ class Producer {
   RingPosition<Shared::kItems> item_at_{1};
 };
 
-// A warpgroup's turn to issue products.
+// Barriers of threads. 0 is that of the whole block.
+constexpr int kTurnBarrier = 1;
+constexpr int kClearBarrier = 3;
+
+// A warpgroup's turn to issue products. A single one need not wait.
+template <int kConsumers>
 class Turns {
  public:
   __device__ explicit Turns(int warpgroup) : warpgroup_(warpgroup) {
     if (warpgroup_ == 1) give(0);
   }
-  __device__ void take() const { asm volatile("bar.sync %0, 256;" ::"r"(1 + warpgroup_) : "memory"); }
+  __device__ void take() const {
+    if (kConsumers == 2) asm volatile("bar.sync %0, 256;" ::"r"(kTurnBarrier + warpgroup_) : "memory");
+  }
   __device__ void pass() const { give(1 - warpgroup_); }
   // Every turn given is taken.
   __device__ void end() const {
@@ -201,7 +223,9 @@ class Turns {
   }
 
  private:
-  static __device__ void give(int to) { asm volatile("bar.arrive %0, 256;" ::"r"(1 + to) : "memory"); }
+  static __device__ void give(int to) {
+    if (kConsumers == 2) asm volatile("bar.arrive %0, 256;" ::"r"(kTurnBarrier + to) : "memory");
+  }
   const int warpgroup_;
 };
 
@@ -211,7 +235,6 @@ struct Cursor {
   RowPlaces rows;
   int first_position;
   int last_position;
-  int end;
   // Of the next tile
   int first_column;
   int num_left;
@@ -221,7 +244,6 @@ struct Cursor {
         first_position(warp_rows.tile.first_position),
         last_position(first_position + warp_rows.tile.num_tokens - 1) {
     const KeyTiles tiles = key_tiles_of<n>(params, warp_rows.tile);
-    end = tiles.end;
     first_column = tiles.first + (tiles.num_tiles - 1) * n;
     num_left = tiles.num_tiles;
   }
@@ -230,23 +252,19 @@ struct Cursor {
   template <int kScores>
   __device__ void mask(float (&scores)[kScores], const WarpgroupParams& params, int lane) {
     const int window = params.op.attention.sliding_window;
-    const int shift = first_column + n >= end ? shift_of(params.pool, end) : 0;
-    if (shift != 0) {
-      const int shifted = end + shift - params.pool.box_tokens - first_column;
-      mask_shifted(scores, rows, Columns{first_column, shifted, shift}, window, lane);
-    } else {
-      if (first_column + n - 1 > first_position) mask_later(scores, rows, first_column, lane);
-      if (window > 0 && first_column <= last_position - window) mask_earlier(scores, rows, first_column, window, lane);
-    }
+    if (first_column + n - 1 > first_position) mask_later(scores, rows, first_column, lane);
+    if (window > 0 && first_column <= last_position - window) mask_earlier(scores, rows, first_column, window, lane);
     first_column -= n;
     --num_left;
   }
 };
 
-template <class T, int d, int n, int kSlots, bool kTakeTurns>
+template <class T, class Shape>
 class Consumer {
+  static constexpr int d = Shape::d, n = Shape::n, kSlots = Shape::kSlots;
+
  public:
-  using Shared = WarpgroupShared<d, n, kSlots>;
+  using Shared = WarpgroupShared<Shape>;
 
   __device__ Consumer(const WarpgroupParams& params, Shared& shared)
       : params_(params),
@@ -256,8 +274,8 @@ class Consumer {
         first_row_(threadIdx.x / 32 * 16 - kWarpgroup / 32 * 16) {}
 
   __device__ void run() {
-    const Turns turns(warpgroup_);
-    load_next_queries();
+    const Turns<Shape::kConsumers> turns(warpgroup_);
+    if (!load_next_queries()) return turns.end();
     Cursor<n> now = next_item();
     arrange_queries(queries_, lane_);
     Statistics statistics;
@@ -283,17 +301,18 @@ class Consumer {
     while (has_next) {
       const bool item_ends = now.num_left == 0;
       float scores[n / 2], correction[2];
-      if (kTakeTurns) turns.take();
+      turns.take();
       const int key_slot = begin_slot();
       products_begin();
       multiply_keys(scores, key_slot);
       products_commit();
       const uint32_t value_parity = at_.parity;
       const int value_slot = begin_slot();
+      if (!accumulate) clear_values(now, value_slot);
       products_begin();
       multiply_values(sums, terms, value_slot, accumulate);
       products_commit();
-      if (kTakeTurns) turns.pass();
+      turns.pass();
 
       products_wait<1>();
       pin(scores);
@@ -323,6 +342,7 @@ class Consumer {
       accumulate = !item_ends;
     }
     const int slot = begin_slot();
+    if (!accumulate) clear_values(now, slot);
     products_begin();
     multiply_values(sums, terms, slot, accumulate);
     products_commit();
@@ -330,7 +350,7 @@ class Consumer {
     pin(sums);
     row_sums(statistics);
     store_rows<T, d>(params_.op.attention, now.rows, sums, statistics.sum, lane_);
-    if (kTakeTurns) turns.end();
+    turns.end();
   }
 
  private:
@@ -375,6 +395,26 @@ class Consumer {
     if (lane_ == 0) mbarrier_arrive(&shared_.empty[slot]);
   }
 
+  // Before the first values of an item, those of its latest positions, are multiplied: zeros over those of its last box that
+  // lie beyond its end. `now` has moved on to the next tile.
+  //
+  // The two warpgroups write the same zeros, each before its own products, so neither takes from the other what it reads. The
+  // copy engine fills the slot again when every warp has released it, and each does so after all of its warpgroup has
+  // written and its products have read.
+  __device__ void clear_values(const Cursor<n>& now, int slot) {
+    const int end = now.last_position + 1, first_row = end - (now.first_column + n);
+    const int num_rows = -end & (params_.pool.box_tokens - 1);
+    if (num_rows == 0) return;
+    // Whole rows of 128 bytes, so that it does not matter how they are permuted.
+    uint8_t* rows = shared_.slots[slot] + first_row * 128;
+    for (int piece = threadIdx.x % kWarpgroup; piece < num_rows * 8; piece += kWarpgroup) {
+#pragma unroll
+      for (int half = 0; half < d / 64; ++half) reinterpret_cast<uint4*>(rows + half * (n * 128))[piece] = uint4{};
+    }
+    writes_before_products();
+    asm volatile("bar.sync %0, %1;" ::"r"(kClearBarrier + warpgroup_), "n"(kWarpgroup) : "memory");
+  }
+
   // Scores of 64 rows against n keys.
   __device__ void multiply_keys(float (&scores)[n / 2], int slot) {
     const SwizzledMatrix keys = SwizzledMatrix::along_k(shared_address(shared_.slots[slot]));
@@ -404,36 +444,40 @@ class Consumer {
   uint32_t queries_[d / 16][4];
 };
 
-template <int d, int n, int kSlots>
-__device__ void init_barriers(WarpgroupShared<d, n, kSlots>& shared) {
-  for (int i = 0; i < kSlots; ++i) {
+template <class Shape>
+__device__ void init_barriers(WarpgroupShared<Shape>& shared) {
+  for (int i = 0; i < Shape::kSlots; ++i) {
     mbarrier_init(&shared.full[i], 1);
-    mbarrier_init(&shared.empty[i], kConsumerWarps);
+    mbarrier_init(&shared.empty[i], Shape::kConsumerWarps);
   }
-  for (int i = 0; i < WarpgroupShared<d, n, kSlots>::kItems; ++i) {
+  for (int i = 0; i < WarpgroupShared<Shape>::kItems; ++i) {
     mbarrier_init(&shared.item_full[i], 1);
-    mbarrier_init(&shared.item_empty[i], kConsumerWarps);
+    mbarrier_init(&shared.item_empty[i], Shape::kConsumerWarps);
   }
   mbarrier_init_done();
 }
 
 #endif
 
-// n: positions of a tile of keys; kSlots: tiles of keys or values that are on the way.
-template <class T, int d, int n, int kSlots, bool kTakeTurns>
-__global__ void __launch_bounds__(kThreads, 1)
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerProcessor)
     warpgroup_kernel(const __grid_constant__ CUtensorMap map, const __grid_constant__ WarpgroupParams params) {
 #ifdef PW_HAS_WARPGROUP_PRODUCTS
   extern __shared__ __align__(1024) uint8_t shared_bytes[];
-  auto& shared = *reinterpret_cast<WarpgroupShared<d, n, kSlots>*>(shared_bytes);
+  auto& shared = *reinterpret_cast<WarpgroupShared<Shape>*>(shared_bytes);
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
+  // The producer waits by itself.
+  if (threadIdx.x >= 32) {
+    wait_for_previous();
+    let_next_start();
+  }
   if (threadIdx.x < kWarpgroup) {
-    give_registers<24>();
-    if (threadIdx.x < 32) Producer<d, n, kSlots>(map, params, shared).run();
+    give_registers<Shape::kProducerRegisters>();
+    if (threadIdx.x < 32) Producer<Shape>(map, params, shared).run();
   } else {
-    take_registers<240>();
-    Consumer<T, d, n, kSlots, kTakeTurns>(params, shared).run();
+    take_registers<Shape::kConsumerRegisters>();
+    Consumer<T, Shape>(params, shared).run();
   }
 #endif
 }

@@ -1,7 +1,7 @@
 // Launches warpgroup_kernel, for whatever tile sizes: the map of the pool, the grid, the shared memory. Host code.
 #pragma once
 
-#include "common/launch.cuh"
+#include "common/dependent.cuh"
 #include "prefill_attention/warpgroup.cuh"
 
 namespace pw::prefill {
@@ -42,10 +42,10 @@ inline cudaError_t ability_of(const void* kernel, int shared_bytes, Ability* abi
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
 }
 
-template <class T, int d, int n, int kSlots, bool kTakeTurns>
+template <class T, class Shape>
 PwStatus launch_warpgroup_kernel(const PwPrefillAttention& op, cudaStream_t stream) {
-  const auto kernel = warpgroup_kernel<T, d, n, kSlots, kTakeTurns>;
-  constexpr int kSharedBytes = sizeof(WarpgroupShared<d, n, kSlots>);
+  const auto kernel = warpgroup_kernel<T, Shape>;
+  constexpr int n = Shape::n, kSharedBytes = sizeof(WarpgroupShared<Shape>);
   Ability ability;
   const cudaError_t error = ability_of(reinterpret_cast<const void*>(kernel), kSharedBytes, &ability);
   if (error != cudaSuccess) return error;
@@ -78,10 +78,11 @@ PwStatus launch_warpgroup_kernel(const PwPrefillAttention& op, cudaStream_t stre
   const PwStatus status = encode_tensor_map(pool, &map);
   if (status != PW_OK) return status;
 
-  const int64_t num_items = int64_t(op.num_tiles) * kv.num_kv_heads;
-  const int grid = num_items < ability.num_multiprocessors ? int(num_items) : ability.num_multiprocessors;
-  kernel<<<grid, kThreads, kSharedBytes, stream>>>(map, params);
-  return launched();
+  const int64_t max_items = int64_t(op.max_tiles) * kv.num_kv_heads;
+  const int places = ability.num_multiprocessors * Shape::kBlocksPerProcessor;
+  Grid grid{dim3(unsigned(max_items < places ? max_items : places)), dim3(Shape::kThreads)};
+  grid.shared_bytes = kSharedBytes;
+  return launch_dependent(kernel, grid, stream, map, params);
 }
 
 }  // namespace pw::prefill
