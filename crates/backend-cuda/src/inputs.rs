@@ -11,7 +11,7 @@ use tensor_backend::{InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate
 use crate::driver::{Device, DeviceMemory, Event, Pinned};
 use crate::kernels::Kernels;
 use crate::plan::{AttentionPlan, Cuts};
-use crate::{CudaError, driver, plan, sizes};
+use crate::{Arithmetic, CudaError, driver, plan, sizes};
 
 /// Table updates that travel at a time. A step has a few; one that admits many long prefixes may need several trips.
 const MAX_UPDATES_AT_ONCE: usize = 1 << 14;
@@ -284,13 +284,13 @@ impl Inputs {
     }
 
     /// The decode kernel's work for a step of so many rows: items, their number on the device, and the bound that the launch
-    /// is made for. `None` if no row of the step brings a single token.
+    /// is made for. `None` if it has none.
     pub(crate) fn decode_work(&self, rows: usize) -> Option<DecodeWork> {
-        let max_items = if self.is_decode {
+        let max_items = match (self.is_decode, self.cuts.arithmetic) {
+            (true, Arithmetic::BatchInvariant) => 0,
             // What a recorded launch must serve: any context of any row.
-            rows * (self.arrays.max_items / self.limits.max_slots)
-        } else {
-            self.plan.items.len()
+            (true, Arithmetic::Fastest) => rows * (self.arrays.max_items / self.limits.max_slots),
+            (false, _) => self.plan.items.len(),
         };
         (max_items > 0).then(|| DecodeWork {
             items: self.array(self.arrays.items),
@@ -303,15 +303,22 @@ impl Inputs {
         })
     }
 
-    /// The prefill kernel's work: tiles, their number on the device, and the bounds that the launch is made for. `None` if
-    /// every row brings a single token.
-    pub(crate) fn prefill_work(&self) -> Option<PrefillWork> {
-        let max_tiles = self.plan.tiles.len() as i32;
+    /// The prefill kernel's work for a step of so many rows: tiles, their number on the device, and the bounds that the launch
+    /// is made for. `None` if it has none.
+    pub(crate) fn prefill_work(&self, rows: usize) -> Option<PrefillWork> {
+        let (max_tiles, max_tile_tokens) = if !self.is_decode {
+            (self.plan.tiles.len(), self.cuts.tile_tokens)
+        } else if self.cuts.may_tile_decodes(rows) {
+            // What a recorded launch must serve: all rows, or none.
+            (rows, 1)
+        } else {
+            (0, 0)
+        };
         (max_tiles > 0).then(|| PrefillWork {
             tiles: self.array(self.arrays.tiles),
             num_tiles: self.array(self.arrays.num_tiles),
-            max_tiles,
-            max_tile_tokens: self.cuts.tile_tokens as i32,
+            max_tiles: max_tiles as i32,
+            max_tile_tokens: max_tile_tokens as i32,
             counters: self.array(self.arrays.prefill_counters),
         })
     }

@@ -62,7 +62,6 @@ impl Kernels {
         decode_attention = pw_decode_attention(PwDecodeAttention);
         prefill_attention = pw_prefill_attention(PwPrefillAttention);
         sample = pw_sample(PwSample);
-        #[expect(dead_code, reason = "cuBLASLt makes the dense products")]
         product = pw_product(PwProduct);
         quantised_pack = pw_quantised_pack(PwQuantisedPack);
         quantised_product = pw_quantised_product(PwQuantisedProduct);

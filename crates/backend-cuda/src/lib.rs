@@ -191,6 +191,8 @@ impl CudaBackend {
                 attention.num_kv_heads,
                 attention.head_dim,
             ),
+            arithmetic: self.arithmetic,
+            num_multiprocessors: self.card.num_multiprocessors as u32,
         }
     }
 
@@ -553,7 +555,7 @@ impl Backend for CudaBackend {
     fn paged_attention(&mut self, op: PagedAttention<'_, Self>) -> Result<(), CudaError> {
         assert_eq!(op.inputs.limits().attention.sliding_window, op.sliding_window, "the window that was planned for");
         let attention = self.attention(&op);
-        if let Some(work) = op.inputs.prefill_work() {
+        if let Some(work) = op.inputs.prefill_work(op.rows) {
             self.kernels.prefill_attention(&PwPrefillAttention {
                 attention,
                 tiles: work.tiles,

@@ -1,17 +1,23 @@
 //! The attention work of a step, planned on the host once for all layers: which splits of which contexts the decode kernel
 //! takes, and which tiles of new tokens the prefill kernel. Knows lengths, not memory.
+//!
+//! A row that brings one token goes to the decode kernel, which splits its context over the GPU, or is a tile like any other:
+//! always if results are to depend on nothing but the row, for then all must be computed in one way; and where so many rows
+//! with contexts so long come together that the GPU is full without splits, and the prefill kernel reads faster.
 
 use core::ops::Range;
 
 use kernels_sys::{PwDecodeItem, PwPrefillTile};
 use tensor_backend::{AttentionLayout, StepInputs};
 
+use crate::Arithmetic;
+
 /// The work lists, refilled in place.
 #[derive(Debug, Default)]
 pub(crate) struct AttentionPlan {
-    /// Splits of the rows that bring one token.
+    /// Splits of rows that bring one token.
     pub(crate) items: Vec<PwDecodeItem>,
-    /// Tiles of all other rows, those with the longest contexts first.
+    /// Tiles of the other rows, those with the longest contexts first.
     pub(crate) tiles: Vec<PwPrefillTile>,
 }
 
@@ -21,7 +27,14 @@ pub(crate) struct Cuts {
     pub(crate) attention: AttentionLayout,
     /// Most tokens of a tile.
     pub(crate) tile_tokens: u32,
+    pub(crate) arithmetic: Arithmetic,
+    pub(crate) num_multiprocessors: u32,
 }
+
+/// Rows with fewer others are never faster as tiles.
+const MIN_TILED_ROWS: usize = 128;
+/// Nor are those whose contexts are shorter than this, on average: measured on an H100 (`docs/kernels/prefill_attention.md`).
+const MIN_TILED_CONTEXT: u64 = 768;
 
 /// Splits are whole multiples of this many tokens: enough for one to fill a block of threads for a while.
 const SPLIT_TOKENS: u32 = 256;
@@ -44,6 +57,28 @@ impl Cuts {
     fn visible(&self, context_len: u32) -> u32 {
         self.attention.sliding_window.map_or(context_len, |window| context_len.min(window as u32))
     }
+
+    /// Whether a decode step of so many rows, padding included, may have tiles.
+    pub(crate) fn may_tile_decodes(&self, rows: usize) -> bool {
+        self.arithmetic == Arithmetic::BatchInvariant || rows >= MIN_TILED_ROWS
+    }
+
+    /// Whether rows that bring one token are tiles, in a step with these contexts of such rows.
+    fn tiles_single_tokens(&self, context_lens: impl Iterator<Item = u32>) -> bool {
+        if self.arithmetic == Arithmetic::BatchInvariant {
+            return true;
+        }
+        let (mut num_rows, mut total, mut longest) = (0, 0, 0);
+        for context_len in context_lens {
+            let visible = u64::from(self.visible(context_len));
+            num_rows += 1;
+            total += visible;
+            longest = longest.max(visible);
+        }
+        // A tile is computed by one multiprocessor: the longest must not be what is left at the end.
+        let share = total * self.attention.num_kv_heads as u64 / u64::from(self.num_multiprocessors);
+        num_rows >= MIN_TILED_ROWS && total >= MIN_TILED_CONTEXT * num_rows as u64 && 2 * longest <= share
+    }
 }
 
 impl AttentionPlan {
@@ -52,10 +87,13 @@ impl AttentionPlan {
         self.items.clear();
         self.tiles.clear();
         let (mut num_partials, mut num_counters) = (0, 0);
+        let rows = step.row_starts.windows(2).zip(&step.context_lens);
+        let single = rows.filter(|(bounds, _)| bounds[1] - bounds[0] == 1).map(|(_, context_len)| *context_len);
+        let tiles_single_tokens = cuts.tiles_single_tokens(single);
         for (row, bounds) in step.row_starts.windows(2).enumerate() {
             let (first_token, num_tokens) = (bounds[0], bounds[1] - bounds[0]);
             let (slot, context_len) = (step.row_slots[row].0, step.context_lens[row]);
-            if num_tokens > 1 {
+            if num_tokens > 1 || tiles_single_tokens {
                 self.tiles.extend(tiles(bounds[0]..bounds[1], context_len - num_tokens, slot, cuts.tile_tokens));
                 continue;
             }
@@ -67,7 +105,7 @@ impl AttentionPlan {
                 num_counters += 1;
             }
         }
-        self.tiles.sort_by_key(|tile| core::cmp::Reverse(tile.first_position + tile.num_tokens));
+        self.tiles.sort_unstable_by_key(|tile| core::cmp::Reverse(tile.first_position + tile.num_tokens));
     }
 
     /// ```text
@@ -113,7 +151,7 @@ mod tests {
 
     fn cuts(sliding_window: Option<usize>) -> Cuts {
         let attention = AttentionLayout { num_heads: 4, num_kv_heads: 2, head_dim: 64, block_size: 16, sliding_window };
-        Cuts { attention, tile_tokens: 32 }
+        Cuts { attention, tile_tokens: 32, arithmetic: Arithmetic::Fastest, num_multiprocessors: 8 }
     }
 
     /// Rows as (slot, tokens already there, new tokens).
@@ -171,6 +209,23 @@ mod tests {
             plan.tiles.iter().map(|t| [t.first_token, t.num_tokens, t.first_position, t.slot]).collect();
         assert_eq!(found, [[41, 2, 100, 2], [32, 8, 32, 0], [0, 32, 0, 0]]);
         assert_eq!(plan.items.len(), 1);
+    }
+
+    #[test]
+    fn single_tokens_are_tiles_where_the_gpu_is_full_without_splits() {
+        #[track_caller]
+        fn check(rows: impl Iterator<Item = u32>, arithmetic: Arithmetic, expected: bool) {
+            let rows: Vec<_> = rows.enumerate().map(|(slot, len)| (slot as u32, len - 1, 1)).collect();
+            let mut plan = AttentionPlan::default();
+            plan.plan(&step(&rows), &Cuts { arithmetic, ..cuts(None) });
+            let found = [plan.items.is_empty(), plan.tiles.len() == rows.len()];
+            assert_eq!(found, [expected; 2]);
+        }
+        check((0..128).map(|_| 768), Arithmetic::Fastest, true);
+        check((0..127).map(|_| 768), Arithmetic::Fastest, false);
+        check((0..128).map(|_| 767), Arithmetic::Fastest, false);
+        check((0..128).map(|i| if i == 0 { 20_000 } else { 768 }), Arithmetic::Fastest, false);
+        check((0..2).map(|_| 5), Arithmetic::BatchInvariant, true);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! reference.
 
 use backend_cpu::Precision;
-use backend_cuda::{CudaBackend, CudaConfig};
+use backend_cuda::{Arithmetic, CudaBackend, CudaConfig};
 use model_format::ModelConfig;
 use model_runner::{Checkpoint, Recording, RunnerConfig, WarmUp};
 use serde::Deserialize;
@@ -26,8 +26,8 @@ struct OfTransformers {
 }
 
 /// The backend, if this machine has what it takes.
-fn backend(element: Element) -> Option<CudaBackend> {
-    match CudaBackend::open(&CudaConfig { element, ..CudaConfig::default() }) {
+fn backend(element: Element, arithmetic: Arithmetic) -> Option<CudaBackend> {
+    match CudaBackend::open(&CudaConfig { element, arithmetic, ..CudaConfig::default() }) {
         Ok(backend) => Some(backend),
         Err(error) => {
             assert!(std::env::var_os("PAGEWISE_REQUIRE_CUDA").is_none_or(|value| value != "1"), "{error:?}");
@@ -38,7 +38,7 @@ fn backend(element: Element) -> Option<CudaBackend> {
 }
 
 fn driver(checkpoint: &Checkpoint<'_>, config: &RunnerConfig) -> Option<Driver<CudaBackend>> {
-    Some(Driver::with_backend(backend(config.kv_element)?, checkpoint, config))
+    Some(Driver::with_backend(backend(config.kv_element, Arithmetic::Fastest)?, checkpoint, config))
 }
 
 /// SmolLM2 on the GPU.
@@ -306,10 +306,81 @@ fn a_prefix_that_comes_back_from_the_host_gives_the_same_bits() {
         num_steps += 1;
     }
     println!("a prefix of {} blocks came back within {num_steps} steps", blocks.len());
-    let bits = |positions: &[Position]| -> Vec<u32> {
-        positions.iter().flat_map(|position| position.top.iter().map(|(_, logprob)| logprob.to_bits())).collect()
-    };
     assert_eq!(bits(&behind(&mut driver, 4, &places)), bits(&expected));
+}
+
+fn bits(positions: &[Position]) -> Vec<u32> {
+    positions.iter().flat_map(|position| position.top.iter().map(|(_, logprob)| logprob.to_bits())).collect()
+}
+
+/// Scores sequences whole; then in chunks, token by token as decodes, and all at a time, each in chunks of its own, so that it
+/// is now a decode among prompts and now a prompt among decodes. Every position has the same bits, however it was computed:
+/// so has what is computed again after a preemption.
+fn check_batch_invariance(checkpoint: &Checkpoint<'_>, config: &RunnerConfig, sequences: &[Vec<TokenId>]) {
+    let Some(backend) = backend(config.kv_element, Arithmetic::BatchInvariant) else { return };
+    let mut driver = Driver::with_backend(backend, checkpoint, config);
+    let mut score = |slot, ids: &[TokenId], chunk| bits(&driver.score(slot, ids, chunk, 20));
+    let slots = || 0..sequences.len() as u32;
+    let expected: Vec<Vec<u32>> = slots().zip(sequences).map(|(slot, ids)| score(slot, ids, ids.len())).collect();
+    for chunk in [1, 7, 33, 100] {
+        for ((slot, ids), expected) in slots().zip(sequences).zip(&expected) {
+            assert_eq!(&score(slot, ids, chunk), expected, "sequence {slot} in chunks of {chunk}");
+        }
+    }
+    let mut crowd: Vec<Sequence> =
+        slots().zip(sequences).map(|(slot, ids)| driver.open(slot, ids, &SamplingParams::default())).collect();
+    let mut found = vec![Vec::new(); sequences.len()];
+    for step in 0.. {
+        let mut in_step = Vec::new();
+        for (index, (sequence, ids)) in crowd.iter_mut().zip(sequences).enumerate() {
+            let (start, last) = (sequence.len as usize, ids.len() - 1);
+            let end = last.min(start + [1, 1, 5, 40][(index + step) % 4]);
+            if start < last {
+                let ask = Ask { score: Some((0, &ids[start + 1..end + 1])), num_top: 20, sample: false };
+                driver.row(sequence, &ids[start..end], ask);
+                in_step.push(index);
+            }
+        }
+        if in_step.is_empty() {
+            break;
+        }
+        driver.run();
+        for (row, index) in in_step.into_iter().enumerate() {
+            found[index].extend(bits(&driver.positions(row)));
+        }
+    }
+    assert_eq!(found, expected, "in a crowd");
+}
+
+#[test]
+fn in_batch_invariant_arithmetic_results_depend_on_nothing_but_the_request() {
+    if let Some(file) = model_file() {
+        let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
+        let golden: Golden = fixture("golden.json");
+        let sequences: Vec<_> =
+            golden.cases.iter().map(|case| [case.prompt_ids.as_slice(), &case.output_ids].concat()).collect();
+        check_batch_invariance(&checkpoint, &RunnerConfig { num_blocks: 1600, ..bf16_config() }, &sequences);
+    }
+    let models = [
+        random_model("LlamaForCausalLM", &serde_json::json!({"model_type": "llama"})),
+        random_model("MistralForCausalLM", &serde_json::json!({"model_type": "mistral", "sliding_window": 100})),
+        random_model("Qwen3ForCausalLM", &serde_json::json!({"model_type": "qwen3", "head_dim": 128})),
+    ];
+    let sequences: Vec<Vec<TokenId>> =
+        (0..20).map(|seed| (0..100 + 20 * seed).map(|i| (i * i * 7 + i * (seed + 1)) % 512).collect()).collect();
+    for model in models {
+        let checkpoint = Checkpoint::dummy(model, 5).expect("a supported architecture");
+        let config = RunnerConfig {
+            kv_element: Element::BF16,
+            max_model_len: 1024,
+            max_batch_tokens: 600,
+            max_batch_rows: 32,
+            max_top_logprobs: 20,
+            num_blocks: 4000,
+            ..runner_config()
+        };
+        check_batch_invariance(&checkpoint, &config, &sequences);
+    }
 }
 
 #[test]
