@@ -6,6 +6,7 @@ use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::{CudaContext, result, sys};
 
@@ -290,8 +291,16 @@ unsafe impl Send for Event {}
 
 impl Event {
     pub(crate) fn new(device: &Arc<Device>) -> Result<Self, CudaError> {
+        Self::with_flags(device, sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// One that also remembers when the stream passed it.
+    pub(crate) fn timed(device: &Arc<Device>) -> Result<Self, CudaError> {
+        Self::with_flags(device, sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    fn with_flags(device: &Arc<Device>, flags: sys::CUevent_flags) -> Result<Self, CudaError> {
         device.bind()?;
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         Ok(Self { event: result::event::create(flags).during("cuEventCreate")?, device: Arc::clone(device) })
     }
 
@@ -303,6 +312,13 @@ impl Event {
 
     pub(crate) fn raw(&self) -> sys::CUevent {
         self.event
+    }
+
+    /// The time from this place to a later one, both of timed events that were passed.
+    pub(crate) fn until(&self, later: &Self) -> Result<Duration, CudaError> {
+        // SAFETY: both events are live.
+        let ms = unsafe { result::event::elapsed(self.event, later.event) }.during("cuEventElapsedTime")?;
+        Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
     }
 
     /// Whether the stream has passed the place that was marked last.

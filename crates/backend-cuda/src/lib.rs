@@ -25,6 +25,7 @@ mod product;
 mod sampler;
 mod side_stream;
 mod sizes;
+mod step_clock;
 mod tuning;
 mod uploader;
 mod weight;
@@ -43,6 +44,7 @@ use core::ops::Range;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernels_sys::{
     KernelLibrary, PwAddBias, PwAttention, PwDecodeAttention, PwEmbed, PwGatherRows, PwPrefillAttention,
@@ -62,6 +64,7 @@ use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
 use crate::plan::Cuts;
 use crate::product::table::Card;
 use crate::product::{End, Product, ProductShape, Products, WeightState};
+use crate::step_clock::StepClock;
 use crate::weight::{PartView, WeightLoader};
 
 /// What a [`CudaBackend`] is made from.
@@ -115,6 +118,8 @@ pub struct CudaBackend {
     weights: WeightLoader,
     /// Of gated products and of quantised weights that are expanded.
     scratch: Option<DeviceMemory>,
+    /// If somebody wants to know of gaps between steps.
+    clock: Option<StepClock>,
     /// Bytes of everything that was handed out.
     handed_out: u64,
     /// Bytes of the device that were in use when the libraries were open and nothing handed out.
@@ -164,6 +169,7 @@ impl CudaBackend {
             kernels,
             weights,
             scratch: None,
+            clock: None,
             device,
         })
     }
@@ -400,6 +406,19 @@ impl Backend for CudaBackend {
         samples.read(row_jobs, output)
     }
 
+    fn measure_gaps(&mut self) -> Result<(), CudaError> {
+        self.clock = Some(StepClock::new(&self.device)?);
+        Ok(())
+    }
+
+    fn begin_step(&mut self) -> Result<(), CudaError> {
+        self.clock.as_mut().map_or(Ok(()), StepClock::begin)
+    }
+
+    fn read_gap(&mut self) -> Result<Option<Duration>, CudaError> {
+        self.clock.as_mut().map_or(Ok(None), StepClock::read_gap)
+    }
+
     fn graph_rows(&self, inputs: &Inputs) -> Vec<usize> {
         sizes::all_decode_rows(inputs.max_decode_rows())
     }
@@ -598,8 +617,13 @@ impl Backend for CudaBackend {
     fn sample(&mut self, op: Sample<'_, Self>) -> Result<(), CudaError> {
         let Sample { inputs, jobs, logits, sampler, samples } = op;
         let logits = logits.leading(jobs.len(), logits.cols());
-        let run =
-            sampler::SampleRun { device_jobs: inputs.jobs(jobs.start), host_jobs: inputs.host_jobs(), jobs, logits };
+        let run = sampler::SampleRun {
+            device_jobs: inputs.jobs(jobs.start),
+            host_jobs: inputs.host_jobs(),
+            jobs,
+            logits,
+            clock: self.clock.as_ref(),
+        };
         sampler::sample(&self.device, &self.kernels, sampler, samples, run)
     }
 

@@ -15,6 +15,7 @@ use tensor_backend::{LogitChoice, LogitJob, SamplerLimits, SlotHistory};
 use crate::CudaError;
 use crate::driver::{Device, DeviceMemory, DeviceRange, Event, Pinned};
 use crate::kernels::Kernels;
+use crate::step_clock::StepClock;
 
 /// What a slot's owner wants reported with each token it samples.
 type NumTop = Option<u32>;
@@ -314,6 +315,8 @@ pub(crate) struct SampleRun<'a> {
     pub(crate) device_jobs: *const kernels_sys::PwLogitJob,
     /// `[jobs, vocab]`
     pub(crate) logits: DeviceRange,
+    /// Whose step may end with it.
+    pub(crate) clock: Option<&'a StepClock>,
 }
 
 /// Enqueues the choices and their way back, and marks the place to wait for.
@@ -324,8 +327,9 @@ pub(crate) fn sample(
     samples: &mut Samples,
     run: SampleRun<'_>,
 ) -> Result<(), CudaError> {
-    let SampleRun { jobs, host_jobs, device_jobs, logits } = run;
+    let SampleRun { jobs, host_jobs, device_jobs, logits, clock } = run;
     if jobs.is_empty() {
+        clock.map_or(Ok(()), StepClock::end)?;
         return samples.done.record();
     }
     assert!(jobs.len() <= sampler.limits.max_jobs_at_once, "no more jobs at a time than there is scratch for");
@@ -350,6 +354,7 @@ pub(crate) fn sample(
         rows: jobs.len() as i32,
         scratch: sampler.at(sampler.tables.scratch).as_ptr(),
     })?;
+    clock.map_or(Ok(()), StepClock::end)?;
     device.copy_to_host(samples.host_results.as_mut_slice()[jobs.clone()].as_flattened_mut(), results)?;
     if wants_top {
         let host = &mut samples.host_top.as_mut_slice()[jobs.start * samples.max_top..jobs.end * samples.max_top];

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,21 @@ impl Driver {
 
     /// Runs until the engine is drained, lost, or left by all its handles.
     pub(crate) fn run(mut self) {
+        match self.run_to_end() {
+            Some(num_cancelled) => {
+                let Self { core, shared, .. } = self;
+                // The executor's memory first: whoever waits for the end may end the process, and a device must not be in use
+                // then.
+                drop(core);
+                shared.end(State::Stopped { num_cancelled });
+            }
+            // A lost device has nothing to give back, and whoever runs it is about to end the process.
+            None => mem::forget(self.core),
+        }
+    }
+
+    /// How many requests the drain cancelled; `None` if the core is lost, which is told here.
+    fn run_to_end(&mut self) -> Option<usize> {
         loop {
             for message in self.messages.try_iter().take(MAX_MESSAGES_PER_STEP) {
                 read(message, &mut self.inbox, &mut self.streams);
@@ -71,23 +87,25 @@ impl Driver {
                     self.deliver();
                     match self.messages.recv() {
                         Ok(message) => read(message, &mut self.inbox, &mut self.streams),
-                        Err(_) => return self.shared.end(State::Stopped { num_cancelled: 0 }),
+                        Err(_) => return Some(0),
                     }
                 }
                 Ok(Step::Drained { num_cancelled }) => {
                     self.publish();
                     self.deliver();
-                    return self.shared.end(State::Stopped { num_cancelled });
+                    return Some(num_cancelled);
                 }
                 Ok(Step::DeviceLost(cause)) => {
                     self.publish();
                     self.shared.end(State::Failed(cause));
-                    return self.deliver();
+                    self.deliver();
+                    return None;
                 }
                 Err(panic) => {
                     // The core may be broken and is not asked again. Streams that are dropped now end in their handles.
                     self.shared.end(State::Failed(format!("the engine panicked: {}", panic_message(&*panic))));
-                    return self.deliver();
+                    self.deliver();
+                    return None;
                 }
             }
         }

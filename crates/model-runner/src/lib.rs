@@ -19,6 +19,7 @@ mod checkpoint;
 mod decoder;
 mod dummy;
 mod error;
+mod gap_log;
 mod host_pool;
 mod inputs;
 mod loader;
@@ -32,6 +33,7 @@ mod warm_up;
 
 pub use checkpoint::{Checkpoint, CheckpointTensor};
 pub use error::ModelError;
+pub use gap_log::GapLog;
 pub use loader::LoadProgress;
 pub use memory::{MemoryPlan, plan_memory};
 pub use models::check_architecture;

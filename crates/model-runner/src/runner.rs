@@ -11,7 +11,7 @@ use serving_types::{
 use tensor_backend::{Backend, Sample, SlotHistory, StepInputs};
 
 use crate::{
-    Checkpoint, LoadProgress, ModelError, Recording, RunnerConfig, WarmUp,
+    Checkpoint, GapLog, LoadProgress, ModelError, Recording, RunnerConfig, WarmUp,
     activations::{ActivationShapes, Activations},
     decoder::{Decoder, StepState},
     host_pool::HostPool,
@@ -42,6 +42,8 @@ pub struct ModelRunner<B: Backend> {
     memory: Vec<MemoryEntry>,
     /// What the backend had taken when all was loaded.
     allocated_bytes: u64,
+    /// If somebody wants to know.
+    gaps: Option<GapLog>,
 }
 
 /// What one step in flight leaves behind until it is finished.
@@ -117,6 +119,7 @@ impl<B: Backend> ModelRunner<B> {
             limits,
             logit_rows: config.logit_rows(),
             memory,
+            gaps: None,
         };
         if config.warm_up == WarmUp::EveryOp {
             runner.warm_up()?;
@@ -131,6 +134,15 @@ impl<B: Backend> ModelRunner<B> {
     /// What the model runs on, for a person.
     pub fn describe_device(&self) -> String {
         self.backend.describe()
+    }
+
+    /// Logs from now on how long the device has nothing to do between steps, if the backend can tell.
+    ///
+    /// # Errors
+    /// The backend fails.
+    pub fn log_gaps(&mut self) -> Result<GapLog, ModelError> {
+        self.backend.measure_gaps().map_err(ModelError::backend)?;
+        Ok(self.gaps.insert(GapLog::default()).clone())
     }
 
     /// Enqueues a prepared step, from its copies to its samples.
@@ -149,6 +161,7 @@ impl<B: Backend> ModelRunner<B> {
         }
         let prepared = self.preparation.inputs();
         self.backend.upload(&mut self.inputs, prepared)?;
+        self.backend.begin_step()?;
         let rows = self.backend.padded_rows(&self.inputs, prepared);
         match self.graphs.get(&rows).filter(|_| prepared.is_decode()) {
             Some(graph) => {
@@ -200,6 +213,9 @@ impl<B: Backend> ModelRunner<B> {
             self.host.await_fetches(&mut self.backend)?;
         } else {
             self.backend.read_samples(&lane.samples, &lane.row_jobs, output)?;
+            if let (Some(gaps), Some(gap)) = (&self.gaps, self.backend.read_gap()?) {
+                gaps.push(gap);
+            }
         }
         output.finished_copies.extend_from_slice(&lane.copies);
         output.fetched_through = self.host.fetched_through(&mut self.backend)?;

@@ -355,6 +355,9 @@ pub(crate) struct LatencyArgs {
     /// Batches before those, not measured.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) num_iters_warmup: u32,
+    /// Also measure how long the GPU has nothing to do between steps.
+    #[arg(long)]
+    pub(crate) profile_gaps: bool,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }

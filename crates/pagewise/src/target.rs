@@ -13,12 +13,12 @@ use serving_types::Usage;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cli::{AnswerArgs, EngineArgs, SamplingArgs};
-use crate::wiring;
+use crate::wiring::{self, StopAtEnd};
 
 /// An engine that answers.
 pub(crate) enum Target {
     /// In this process, on this device.
-    Here(Generator, String),
+    Here { generator: Generator, device: String, _stop: StopAtEnd },
     /// Behind a connection.
     Server(InferenceClient<Channel>),
 }
@@ -69,7 +69,8 @@ impl Target {
         match &answer.connect {
             None => {
                 let started = wiring::start(engine)?;
-                Ok(Self::Here(started.generator()?, started.device))
+                let (generator, _stop) = (started.generator()?, started.stop_at_end());
+                Ok(Self::Here { generator, device: started.device, _stop })
             }
             Some(url) => Ok(Self::Server(connect(url).await?)),
         }
@@ -83,7 +84,7 @@ impl Target {
         seed: Option<u64>,
     ) -> Result<Answer> {
         Ok(match self {
-            Self::Here(generator, _) => {
+            Self::Here { generator, .. } => {
                 let mut request = GenerateRequest::new(input);
                 request.stop.clone_from(&sampling.stop);
                 request.sampling = options(sampling, seed);
@@ -99,7 +100,7 @@ impl Target {
     /// What answers, for a summary.
     pub(crate) async fn figures(&mut self) -> Result<EngineFigures> {
         match self {
-            Self::Here(generator, device) => Ok(EngineFigures {
+            Self::Here { generator, device, .. } => Ok(EngineFigures {
                 device: device.clone(),
                 block_size: generator.limits().block_size,
                 num_blocks: generator.limits().num_blocks,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use engine::{Engine, EngineCore};
 use generation::{GenerationDefaults, Generator, GeneratorParts, ModelInfo};
 use model_format::ModelConfig;
-use model_runner::{Checkpoint, LoadProgress, ModelRunner};
+use model_runner::{Checkpoint, GapLog, LoadProgress, ModelRunner};
 use serving_types::Executor;
 use tensor_backend::Backend;
 
@@ -28,6 +28,8 @@ pub(crate) struct Started {
     not_on_gpu: Option<String>,
     /// How many bytes of weights were loaded, and how long it took.
     loading: String,
+    /// If they are measured.
+    pub(crate) gaps: Option<GapLog>,
     pub(crate) files: ModelFiles,
     config: ModelConfig,
 }
@@ -38,19 +40,33 @@ pub(crate) fn open_model(args: &EngineArgs) -> Result<ModelFiles> {
     ModelFiles::open(model, args.load_format)
 }
 
+/// What is measured beside what is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Profile {
+    Off,
+    /// How long the device has nothing to do between steps.
+    Gaps,
+}
+
 /// Loads the model and starts its engine. What was resolved and what memory was taken goes to stderr.
 pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
+    start_with(args, Profile::Off)
+}
+
+/// The same, and measures.
+pub(crate) fn start_with(args: &EngineArgs, profile: Profile) -> Result<Started> {
     let files = open_model(args)?;
     let checkpoint = files.checkpoint(args.fixed_seed())?;
+    let wanted = Wanted { args, name: &files.name, checkpoint: &checkpoint, profile };
     let (gpu, loaded) = match device::open(args, &checkpoint)? {
-        Opened::Cpu(backend, offer) => (None, load(args, &files.name, &checkpoint, backend, &offer)),
-        Opened::Cuda(backend, offer) => (Some(GPU), load(args, &files.name, &checkpoint, *backend, &offer)),
+        Opened::Cpu(backend, offer) => (None, load(&wanted, backend, &offer)),
+        Opened::Cuda(backend, offer) => (Some(GPU), load(&wanted, *backend, &offer)),
     };
     let config = checkpoint.config().clone();
     drop(checkpoint);
-    let Loaded { executor, settings, device, not_on_gpu, loading } = loaded?;
+    let Loaded { executor, settings, device, not_on_gpu, loading, gaps } = loaded?;
     let core = EngineCore::new(executor, settings.engine)?;
-    Ok(Started { engine: Engine::spawn(core), settings, device, gpu, not_on_gpu, loading, files, config })
+    Ok(Started { engine: Engine::spawn(core), settings, device, gpu, not_on_gpu, loading, gaps, files, config })
 }
 
 /// A model on its device.
@@ -60,15 +76,19 @@ struct Loaded {
     device: String,
     not_on_gpu: Option<String>,
     loading: String,
+    gaps: Option<GapLog>,
 }
 
-fn load<B: Backend + 'static>(
-    args: &EngineArgs,
-    name: &str,
-    checkpoint: &Checkpoint<'_>,
-    backend: B,
-    offer: &Offer,
-) -> Result<Loaded> {
+/// What is to be loaded, for whatever device.
+struct Wanted<'a> {
+    args: &'a EngineArgs,
+    name: &'a str,
+    checkpoint: &'a Checkpoint<'a>,
+    profile: Profile,
+}
+
+fn load<B: Backend + 'static>(wanted: &Wanted<'_>, backend: B, offer: &Offer) -> Result<Loaded> {
+    let &Wanted { args, name, checkpoint, profile } = wanted;
     let settings = Settings::resolve(args, checkpoint, &backend, offer)?;
     let bar = progress::byte_bar(format!("loading {name}"), 0);
     let (start, mut loading) = (Instant::now(), (0, Duration::ZERO));
@@ -77,15 +97,17 @@ fn load<B: Backend + 'static>(
         bar.set_position(progress.bytes_done);
         loading = (progress.bytes_done, start.elapsed());
     };
-    let runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
+    let mut runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
         .with_context(|| format!("cannot load {name}"))?;
     bar.finish_and_clear();
     let (bytes, took) = loading;
     let loading = format!("{} in {:.2} s", report::mebibytes(bytes), took.as_secs_f64());
+    let gaps = if profile == Profile::Gaps { Some(runner.log_gaps()?) } else { None };
     let device = runner.describe_device();
     let memory = runner.memory();
+    let host_bytes = u64::from(settings.runner.num_host_blocks) * settings.block_bytes;
     if let Some(share_bytes) = offer.memory.share_bytes().filter(|_| args.kv_cache_memory_bytes.is_none())
-        && memory.iter().map(|entry| entry.bytes).sum::<u64>() > share_bytes
+        && memory.iter().map(|entry| entry.bytes).sum::<u64>() > share_bytes + host_bytes
     {
         bail!(
             "more is taken than --gpu-memory-utilization allows, which is {}: by others since the start, or by recorded steps; \
@@ -95,10 +117,24 @@ fn load<B: Backend + 'static>(
         );
     }
     let not_on_gpu = offer.not_on_gpu.clone();
-    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu, loading })
+    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu, loading, gaps })
+}
+
+/// Ends an engine when dropped, with all that still runs: a process that ends while a thread of it uses a GPU may crash.
+pub(crate) struct StopAtEnd(Engine);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        let _ = self.0.drain(Duration::ZERO);
+    }
 }
 
 impl Started {
+    /// Has the engine ended before the process is.
+    pub(crate) fn stop_at_end(&self) -> StopAtEnd {
+        StopAtEnd(self.engine.clone())
+    }
+
     /// What was resolved, and the memory ledger.
     pub(crate) fn describe(&self) -> String {
         let limits = self.engine.limits();

@@ -254,6 +254,7 @@ fn bench_latency_measures_batches() {
     assert!(figures["batch_ms"]["p50"].as_f64() > Some(0.0), "{figures}");
     assert_eq!(figures["last_batch"]["output_tokens"], 8);
     assert_eq!(figures["last_batch"]["cached_tokens"], 0);
+    assert!(figures.get("device_idle_between_steps_ms").is_none());
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub use rope::RotaryFrequencies;
 pub use weights::{RandomElements, RowOrder, WeightPart, WeightRole, split_mix64};
 
 use core::ops::Range;
+use core::time::Duration;
+
 use serving_types::{BatchOutput, BlockCopy, BlockId, HostCopy, MemoryEntry, RowSlot, SamplingParams, TokenId};
 
 /// A device: memory of a few opaque kinds, and the ops on it.
@@ -215,6 +217,33 @@ pub trait Backend: Sized + Send {
         row_jobs: &[Range<u32>],
         output: &mut BatchOutput,
     ) -> Result<(), Self::Error>;
+
+    // Gaps: how long the device has nothing to do between steps, for profiling. Nothing is measured by default.
+
+    /// Measures gaps from the next step on.
+    ///
+    /// # Errors
+    /// The device cannot.
+    fn measure_gaps(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// The inputs of a step are uploaded, and its ops follow; it ends with its last [`Sample`].
+    ///
+    /// # Errors
+    /// As for the ops.
+    fn begin_step(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// The gap before the step whose samples were just read; to be asked for each step, in order. `None` before the first, or
+    /// if none are measured.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    fn read_gap(&mut self) -> Result<Option<Duration>, Self::Error> {
+        Ok(None)
+    }
 
     // Graphs. Where launching an op costs the host about as much as the device, steps that come again and again are recorded.
 

@@ -27,7 +27,7 @@ PwStatus launch_shape(const PwDecodeAttention& op, PwStream stream) {
   const Launch launch = {op, passes, log2_of(op.attention.kv.block_size), op.attention.scale * kLog2E, max_heads};
   auto* const kernel = decode<T, kDim, kHeadTiles, S>;
   const int bytes = shared_bytes<T, kDim, S>(max_heads);
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t error = allow_shared(reinterpret_cast<const void*>(kernel), bytes);
   if (error != cudaSuccess) return static_cast<PwStatus>(error);
   const int64_t units = int64_t(op.max_items) * op.attention.kv.num_kv_heads * passes.count;
   const int64_t resident = int64_t(device_attribute(cudaDevAttrMultiProcessorCount)) * S::kBlocks;

@@ -247,9 +247,7 @@ PwStatus launch_product(const PwQuantisedProduct& op, const ProductPlan& plan, P
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   const int shared_bytes = plan.warps * Shared<F, C, ROW_TILES>::kWarpBytes;
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  }
+  if (error == cudaSuccess) error = allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   if (error != cudaSuccess) return static_cast<PwStatus>(error);
 
   const int grid = std::min(num_tiles(op.weight.n), processors * plan.blocks_per_processor);

@@ -26,6 +26,7 @@ const FILLER_LEN: u32 = 2048;
 /// Runs `pagewise bench host-copy`.
 pub(crate) async fn host_copy(args: &HostCopyArgs) -> Result<()> {
     let started = wiring::start(&args.engine)?;
+    let _stop = started.stop_at_end();
     output::note(started.describe());
     let bench = HostCopy::new(&started, args)?;
     let rates = device::copy_rates(started.gpu, RATE_BYTES)?;

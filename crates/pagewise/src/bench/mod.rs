@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use engine::{Engine, Event, PrefixKeys, RequestHandle, Salt, SubmitRequest};
+use model_runner::GapLog;
 use serde_json::{Value, json};
 use serving_types::{FinishReason, SamplingParams, TokenId, Usage};
 use tokio::task::JoinSet;
 
 use crate::cli::{LatencyArgs, ThroughputArgs};
-use crate::wiring::{self, Started};
+use crate::wiring::{self, Profile, Started};
 use crate::{output, report};
 use figures::Figures;
 pub(crate) use host_copy::host_copy;
@@ -31,6 +32,7 @@ pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
     let read = args.requests.as_deref().map(workload::read).transpose()?;
     let output_tokens = args.output_tokens.as_deref().map(OutputFile::create).transpose()?;
     let started = wiring::start(&args.engine)?;
+    let _stop = started.stop_at_end();
     output::note(started.describe());
     let requests =
         read.unwrap_or_else(|| draw(&started, args.num_requests, args.workload.input_len, args.workload.output_len));
@@ -43,9 +45,11 @@ pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
 
 /// Runs `pagewise bench latency`.
 pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
-    let started = wiring::start(&args.engine)?;
+    let profile = if args.profile_gaps { Profile::Gaps } else { Profile::Off };
+    let started = wiring::start_with(&args.engine, profile)?;
+    let _stop = started.stop_at_end();
     output::note(started.describe());
-    let (mut batches, mut last) = (Vec::new(), None);
+    let (mut batches, mut gaps, mut last) = (Vec::new(), Vec::new(), None);
     for iteration in 0..args.num_iters_warmup.saturating_add(args.num_iters) {
         let requests = draw(&started, args.batch_size, args.workload.input_len, args.workload.output_len);
         // The prompts are the same each time; without this all but the first batch would find them in the cache.
@@ -55,12 +59,19 @@ pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
             batches.push(run.elapsed);
             last = Some(run);
         }
+        let of_batch = started.gaps.as_ref().map(GapLog::take).unwrap_or_default();
+        if iteration >= args.num_iters_warmup {
+            // Before its first step the device waits for the batch.
+            gaps.extend(of_batch.into_iter().skip(1));
+        }
     }
     let last = last.expect("at least one batch was measured");
-    print(
-        &started,
-        json!({ "batch_ms": report::percentiles_ms(&mut batches), "last_batch": Figures::new(&last).into_json() }),
-    )
+    let mut figures =
+        json!({ "batch_ms": report::percentiles_ms(&mut batches), "last_batch": Figures::new(&last).into_json() });
+    if args.profile_gaps {
+        figures["device_idle_between_steps_ms"] = report::percentiles_ms(&mut gaps);
+    }
+    print(&started, figures)
 }
 
 fn draw(started: &Started, num_requests: u32, input_len: u32, output_len: u32) -> Vec<Request> {
