@@ -10,9 +10,9 @@ use crate::CudaError;
 use crate::driver::{Device, DeviceRange, Event, Pinned};
 
 /// Most threads that read.
-const MAX_READERS: usize = 8;
+const MAX_READERS: usize = 16;
 /// Bytes of a buffer: large enough for the speed of PCIe, and no larger, so that all readers have something to do.
-const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_BYTES: usize = 2 << 20;
 
 /// The readers' buffers, taken when the first rows come.
 #[derive(Debug)]

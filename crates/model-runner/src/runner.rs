@@ -334,8 +334,12 @@ fn device_error(error: &dyn std::error::Error) -> ExecutorError {
     let mut cause = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        cause.push_str(": ");
-        cause.push_str(&error.to_string());
+        let text = error.to_string();
+        // Some errors end with their cause.
+        if !cause.ends_with(&text) {
+            cause.push_str(": ");
+            cause.push_str(&text);
+        }
         source = error.source();
     }
     ExecutorError::Device(cause)
