@@ -59,12 +59,8 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// Asks the server to drain, as an operator would; it holds no stream of ours any more.
+    /// Lets the server drain; it holds no stream of ours any more.
     fn drop(&mut self) {
-        let pid = self.process.id().to_string();
-        if !Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|status| status.success()) {
-            let _ = self.process.kill();
-        }
-        let _ = self.process.wait();
+        process::terminate(&mut self.process);
     }
 }

@@ -55,7 +55,7 @@ enum Task {
     Dist,
     /// Says what this machine has, and what that allows.
     Doctor,
-    /// Micro-benchmarks, then a load run through gRPC on the demo model.
+    /// Micro-benchmarks, then the demo model under load, beside other engines if they are named.
     Bench(bench::Args),
     /// Plants one bug after the other into a copy of the core, and expects the simulator to find each.
     Mutants(mutants::Args),

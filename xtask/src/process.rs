@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -64,6 +64,15 @@ pub(crate) fn read_output(command: &mut Command) -> Result<String> {
         bail!("`{line}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     String::from_utf8(output.stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))
+}
+
+/// Asks a server to end, as an operator would, and waits for that.
+pub(crate) fn terminate(child: &mut Child) {
+    let pid = child.id().to_string();
+    if !Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|status| status.success()) {
+        let _ = child.kill();
+    }
+    let _ = child.wait();
 }
 
 /// The command as one would type it, with the program's name in place of its path.

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use anyhow::{Result, ensure};
 
-use super::estimates;
 use super::goals::Goals;
+use super::machine::Machine;
 use super::measured::Measured;
 use super::record::Recorder;
+use super::{estimates, recorded, regression};
 use crate::process;
 
 /// The packages with benchmarks, and the names of these.
@@ -24,13 +25,15 @@ pub(crate) struct Args {
     /// Append a row for each measurement to `benches/record/<machine>/<date>.jsonl`.
     #[arg(long)]
     record: bool,
-    /// Fail if a goal is missed.
+    /// Fail if a goal is missed, or a benchmark is slower than its last row of this machine by more than the noise.
     #[arg(long)]
     check: bool,
 }
 
 /// Runs the benchmarks. Everything that is printed goes to stderr.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // Before this run adds to it.
+    let before = recorded::read()?;
     let measured = measure(args)?;
     let goals = Goals::of(&measured);
     eprintln!();
@@ -38,7 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("{:<62} {:>18}   {}", row.name, row.figure(), goals.verdict(row));
     }
     if args.record {
-        let path = Recorder::new(command_line(args))?.append(&measured, &goals)?;
+        let rows: Vec<_> = measured.iter().map(|measured| measured.row(&goals)).collect();
+        let path = Recorder::new(command_line(args))?.append(&rows)?;
         eprintln!("\n{} rows in {}", measured.len(), path.display());
     }
     if args.filter.is_none() {
@@ -47,9 +51,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ensure!(unmeasured.is_empty(), "no benchmark measures {}", unmeasured.join("; "));
     }
     if args.check {
-        let missed: Vec<&str> =
-            measured.iter().filter(|row| goals.is_met(row) == Some(false)).map(|row| row.name.as_str()).collect();
-        ensure!(missed.is_empty(), "missed the goal: {}", missed.join("; "));
+        let missed = measured.iter().filter(|row| goals.is_met(row) == Some(false));
+        let missed = missed.map(|row| format!("{} missed its goal", row.name));
+        let slower = regression::find(&measured, &before, &Machine::this()?.name());
+        let problems: Vec<String> = missed.chain(slower).collect();
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
     }
     Ok(())
 }

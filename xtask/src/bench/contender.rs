@@ -1,0 +1,193 @@
+//! A server in a comparison: how it is started, where it listens, what memory it took, how it ends. Knows no workload.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// One server, as it is started for every measurement.
+pub(super) struct Contender {
+    /// How tables and rows name it.
+    pub(super) name: String,
+    /// What it says of itself, or the package that it came in.
+    pub(super) version: String,
+    /// As the load generator's `--protocol` takes it.
+    pub(super) protocol: &'static str,
+    pub(super) launch: Launch,
+}
+
+/// How it comes to listen.
+pub(super) enum Launch {
+    /// A program that takes `--port`.
+    Program { program: PathBuf, arguments: Vec<String>, variables: Vec<(&'static str, String)> },
+    /// Somebody else started it.
+    Running { url: String },
+}
+
+/// One that runs. Ends when dropped, if it was started here.
+pub(super) struct Running {
+    process: Option<Child>,
+    pub(super) url: String,
+    pub(super) protocol: &'static str,
+    log: PathBuf,
+}
+
+impl Contender {
+    /// How it is started, as one would type it, without the port.
+    pub(super) fn command_line(&self) -> String {
+        match &self.launch {
+            Launch::Running { url } => format!("running at {url}"),
+            Launch::Program { program, arguments, variables } => {
+                let mut line: String = variables.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+                line += &file_name(program);
+                for argument in arguments {
+                    // Paths are this machine's own; the files' names say enough.
+                    let argument =
+                        if Path::new(argument).is_absolute() { &file_name(Path::new(argument)) } else { argument };
+                    line = format!("{line} {argument}");
+                }
+                line
+            }
+        }
+    }
+
+    /// Starts it on a free port of loopback; it may take a while until it answers.
+    pub(super) fn start(&self) -> Result<Running> {
+        let (program, arguments, variables) = match &self.launch {
+            Launch::Program { program, arguments, variables } => (program, arguments, variables),
+            Launch::Running { url } => {
+                let (url, protocol) = (url.clone(), self.protocol);
+                return Ok(Running { process: None, url, protocol, log: PathBuf::new() });
+            }
+        };
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let log = folder()?.join(self.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")).with_extension("log");
+        let said = fs::File::create(&log).with_context(|| log.display().to_string())?;
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--port", &port.to_string()]).envs(variables.iter().cloned());
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Running { process: Some(child), url: format!("http://127.0.0.1:{port}"), protocol: self.protocol, log })
+    }
+}
+
+impl Running {
+    /// Why nothing comes from it: that it ended, and the end of what it wrote.
+    pub(super) fn explain(&mut self) -> String {
+        let Some(Ok(Some(status))) = self.process.as_mut().map(Child::try_wait) else { return String::new() };
+        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(5).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        format!("it ended ({status}):\n{}", last.join("\n"))
+    }
+
+    /// The most memory that it and the processes that it started had resident at a time, in bytes; `None` where the system
+    /// does not say.
+    pub(super) fn peak_resident_bytes(&self) -> Option<u64> {
+        let root = self.process.as_ref()?.id();
+        let processes: Vec<Process> =
+            fs::read_dir("/proc").ok()?.filter_map(|entry| Process::read(&entry.ok()?.path())).collect();
+        let mut family = vec![root];
+        // A child's number may be below its parent's: until nobody joins.
+        loop {
+            let joins = |process: &&Process| family.contains(&process.parent) && !family.contains(&process.id);
+            let Some(child) = processes.iter().find(joins) else { break };
+            family.push(child.id);
+        }
+        let resident =
+            processes.iter().filter(|process| family.contains(&process.id)).map(|process| process.peak_bytes);
+        Some(resident.sum()).filter(|bytes| *bytes > 0)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.process {
+            process::terminate(child);
+        }
+    }
+}
+
+/// A process as Linux describes it.
+struct Process {
+    id: u32,
+    parent: u32,
+    peak_bytes: u64,
+}
+
+impl Process {
+    fn read(folder: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(folder.join("status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            value.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        Some(Self { id: field("Pid")? as u32, parent: field("PPid")? as u32, peak_bytes: field("VmHWM")? * 1024 })
+    }
+}
+
+/// Where peers, their models and what servers write are kept.
+pub(super) fn folder() -> Result<PathBuf> {
+    let folder = process::target_directory()?.join("peers");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder)
+}
+
+/// The program of this name in the path.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// A server that runs elsewhere.
+pub(super) fn running_at(url: &str, protocol: &'static str) -> Result<Contender> {
+    if !url.starts_with("http://") {
+        bail!("{url} is no address of a server: it must begin with http://");
+    }
+    Ok(Contender {
+        name: url.to_string(),
+        version: "not said".into(),
+        protocol,
+        launch: Launch::Running { url: url.to_string() },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read() {
+        let status = "Name:\tserver\nPid:\t42\nPPid:\t7\nVmPeak:\t  900 kB\nVmHWM:\t  800 kB\n";
+        let process = Process::parse(status).expect("it is complete");
+        assert_eq!((process.id, process.parent, process.peak_bytes), (42, 7, 819_200));
+        assert!(Process::parse("Pid:\t2\nPPid:\t0\n").is_none(), "a thread of the kernel has no memory");
+    }
+
+    #[test]
+    fn a_command_line_holds_no_path_of_this_machine() {
+        let contender = Contender {
+            name: "b".into(),
+            version: "1".into(),
+            protocol: "openai",
+            launch: Launch::Program {
+                program: "/opt/b/bin/b-server".into(),
+                arguments: vec!["-m".into(), "/models/m.gguf".into(), "-t".into(), "2".into()],
+                variables: vec![("THREADS", "0-1".into())],
+            },
+        };
+        assert_eq!(contender.command_line(), "THREADS=0-1 b-server -m m.gguf -t 2");
+        assert!(running_at("localhost:80", "openai").is_err());
+    }
+}

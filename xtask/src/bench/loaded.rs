@@ -1,0 +1,91 @@
+//! Calls of the load generator's program, and what it printed. Knows no server.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+use super::contender::Running;
+use crate::process;
+
+/// How long a server may take until it is ready. vLLM takes minutes.
+const PATIENCE_S: &str = "300";
+
+/// The load generator, built.
+pub(super) struct LoadGenerator {
+    program: PathBuf,
+}
+
+/// What is asked: a workload by name, with other seeds and numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) workload: &'a str,
+    pub(super) seed: u64,
+    pub(super) num_requests: Option<u32>,
+}
+
+/// What it printed of one run.
+pub(super) struct Loaded {
+    report: Value,
+}
+
+impl LoadGenerator {
+    /// Builds it.
+    pub(super) fn build() -> Result<Self> {
+        process::step(process::cargo().args(["build", "--release", "--package", "benches", "--bin", "load"]))?;
+        Ok(Self { program: process::built_binary("release", "load")? })
+    }
+
+    /// Asks everything of a workload, after two requests that only warm. A request that fails is an error.
+    pub(super) fn run(&self, running: &mut Running, asking: Asking<'_>) -> Result<Loaded> {
+        let mut command = self.command(running);
+        command.args(["--workload", asking.workload, "--seed", &asking.seed.to_string(), "--warmup", "2"]);
+        if let Some(num_requests) = asking.num_requests {
+            command.args(["--num-requests", &num_requests.to_string()]);
+        }
+        let printed = process::read_output(&mut command).map_err(|error| match running.explain() {
+            why if why.is_empty() => error,
+            why => anyhow!("{error:#}\n{why}"),
+        })?;
+        Ok(Loaded { report: serde_json::from_str(&printed).context("`load` printed something unreadable")? })
+    }
+
+    /// Asks for one token of a server that was just started, and returns the time since then.
+    pub(super) fn first_token(&self, running: &mut Running, started: Instant) -> Result<Duration> {
+        let mut command = self.command(running);
+        command.args(["--workload", "w1", "--num-requests", "1", "--input-len", "8", "--output-len", "1"]);
+        process::read_output(&mut command).with_context(|| running.explain())?;
+        Ok(started.elapsed())
+    }
+
+    fn command(&self, running: &Running) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--connect", &running.url, "--protocol", running.protocol]);
+        command.args(["--wait-s", PATIENCE_S, "--fail-on-error"]);
+        command
+    }
+}
+
+impl Loaded {
+    /// A figure by its place in the report.
+    pub(super) fn figure(&self, pointer: &str) -> Result<f64> {
+        self.report.pointer(pointer).and_then(Value::as_f64).with_context(|| format!("`load` printed no {pointer}"))
+    }
+
+    /// Equal where the same was asked.
+    pub(super) fn requests_sha256(&self) -> &str {
+        self.report.pointer("/asked/requests_sha256").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What the load generator itself took of the machine.
+    pub(super) fn cpu_share(&self) -> Result<f64> {
+        self.figure("/load_generator/cpu_share")
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(report: Value) -> Self {
+        Self { report }
+    }
+}
