@@ -2,6 +2,7 @@
 //! Knows no measurement.
 
 use anyhow::Result;
+use serde::Serialize;
 
 use super::comparison::{self, Comparison};
 use super::record::Recorder;
@@ -30,11 +31,16 @@ pub(super) fn conclude(table: &str, command: String, comparisons: &[Comparison<'
         println!("{}", comparison.line());
     }
     let rows: Vec<_> = comparisons.iter().map(|comparison| comparison.row(table)).collect();
+    self::keep(&rows, command, keep)
+}
+
+/// Writes rows of a command into the record, if they are to be kept there, and into the report.
+pub(super) fn keep<R: Serialize>(rows: &[R], command: String, keep: Keep) -> Result<()> {
     let recorder = Recorder::new(command)?;
     let mut all = recorded::read()?;
-    all.extend(recorder.as_recorded(&rows)?);
+    all.extend(recorder.as_recorded(rows)?);
     if keep == Keep::InRecord {
-        let path = recorder.append(&rows)?;
+        let path = recorder.append(rows)?;
         eprintln!("\n{} rows in {}", rows.len(), path.display());
     }
     eprintln!("\nthe report:");

@@ -128,18 +128,22 @@ fn fetch(folder: &Path) -> Result<()> {
 fn build_at(sources: &Path, build: &Path) -> Result<()> {
     eprintln!("\nllama.cpp is built once, which takes about nine minutes of processor time");
     let cmake = cmake()?;
+    fs::create_dir_all(build)?;
+    let path = build.join("build.log");
+    let log = fs::File::create(&path)?;
     let mut configure = Command::new(&cmake);
     configure.arg("-S").arg(sources).arg("-B").arg(build);
     configure.args(["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF"]);
     configure.args(["-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"]);
     // Or it would take this repository's commit for its own.
     configure.env("GIT_DIR", sources.join("no-git"));
-    process::step(configure.stdout(Stdio::null()))?;
+    process::step(configure.stdout(log.try_clone()?).stderr(log.try_clone()?))
+        .with_context(|| format!("{} says why", path.display()))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let mut compile = Command::new(&cmake);
     compile.arg("--build").arg(build).args(["--target", "llama-server", "llama-quantize", "--parallel", &jobs]);
     compile.env("GIT_DIR", sources.join("no-git"));
-    process::step(compile.stdout(Stdio::null()))
+    process::step(compile.stdout(log.try_clone()?).stderr(log)).with_context(|| format!("{} says why", path.display()))
 }
 
 /// The system's CMake, else one from PyPI.

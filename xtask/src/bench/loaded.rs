@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::contender::Running;
@@ -40,22 +41,30 @@ impl LoadGenerator {
 
     /// Asks everything of a workload, after two requests that only warm. A request that fails is an error.
     pub(super) fn run(&self, running: &mut Running, asking: Asking<'_>) -> Result<Loaded> {
-        let mut command = self.command(running);
-        command.args(["--workload", asking.workload, "--seed", &asking.seed.to_string(), "--warmup", "2"]);
+        let mut flags =
+            ["--fail-on-error", "--warmup", "2", "--workload", asking.workload].map(str::to_string).to_vec();
+        flags.extend(["--seed".into(), asking.seed.to_string()]);
         if let Some(num_requests) = asking.num_requests {
-            command.args(["--num-requests", &num_requests.to_string()]);
+            flags.extend(["--num-requests".into(), num_requests.to_string()]);
         }
-        let printed = process::read_output(&mut command).map_err(|error| match running.explain() {
-            why if why.is_empty() => error,
-            why => anyhow!("{error:#}\n{why}"),
-        })?;
-        Ok(Loaded { report: serde_json::from_str(&printed).context("`load` printed something unreadable")? })
+        Ok(Loaded { report: self.read(running, &flags)? })
+    }
+
+    /// Calls the program with flags, and reads what it printed.
+    pub(super) fn read<T: DeserializeOwned>(&self, running: &mut Running, flags: &[String]) -> Result<T> {
+        let printed =
+            process::read_output(self.command(running).args(flags)).map_err(|error| match running.explain() {
+                why if why.is_empty() => error,
+                why => anyhow!("{error:#}\n{why}"),
+            })?;
+        serde_json::from_str(&printed).context("`load` printed something unreadable")
     }
 
     /// Asks for one token of a server that was just started, and returns the time since then.
     pub(super) fn first_token(&self, running: &mut Running, started: Instant) -> Result<Duration> {
         let mut command = self.command(running);
-        command.args(["--workload", "w1", "--num-requests", "1", "--input-len", "8", "--output-len", "1"]);
+        command.args(["--fail-on-error", "--workload", "w1", "--num-requests", "1"]);
+        command.args(["--input-len", "8", "--output-len", "1"]);
         process::read_output(&mut command).with_context(|| running.explain())?;
         Ok(started.elapsed())
     }
@@ -63,7 +72,7 @@ impl LoadGenerator {
     fn command(&self, running: &Running) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["--connect", &running.url, "--protocol", running.protocol]);
-        command.args(["--wait-s", PATIENCE_S, "--fail-on-error"]);
+        command.args(["--wait-s", PATIENCE_S]);
         command
     }
 }

@@ -20,6 +20,7 @@ mod recorded;
 mod regression;
 mod report;
 mod serving;
+mod sweep;
 mod turns;
 mod vllm;
 
@@ -60,6 +61,8 @@ enum Part {
     Micro(micro::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
+    /// The highest rate at which Pagewise, and peers, answer in time.
+    Sweep(sweep::Args),
     /// What was recorded of two commits, side by side.
     Compare(compare::Args),
     /// All recorded rows as a page and as Markdown.
@@ -71,6 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
+        Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),
         None => {

@@ -39,6 +39,25 @@ pub(super) struct Recorded {
     pub(super) pagewise: Option<Side>,
     #[serde(default)]
     pub(super) peer: Option<Side>,
+    /// With a search for the highest rate: the rates.
+    #[serde(default)]
+    pub(super) sweep: Option<Sweep>,
+}
+
+/// How one server took rate after rate.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Sweep {
+    pub(super) workload: String,
+    pub(super) server: String,
+    pub(super) points: Vec<Point>,
+}
+
+/// One rate.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Point {
+    pub(super) rate_per_s: f64,
+    pub(super) ttft_p99_ms: f64,
+    pub(super) itl_p99_ms: f64,
 }
 
 /// One server's part of a comparison.

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::plot::{self, Ratio, escaped};
+use super::plot::{self, Curve, Ratio, escaped};
 use super::{History, Machine, figures, verdict, when};
-use crate::bench::recorded::{Side, figure};
+use crate::bench::recorded::{Point, Side, Sweep, figure};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #d8dade; --soft: #6a6f76; --mark: #0b62c4;
@@ -17,12 +17,14 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.5rem } h3 { font
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--faint) }
-th { font-weight: 600; color: var(--soft) } td.figure { white-space: nowrap }
+th { font-weight: 600; color: var(--soft) } .figure { white-space: nowrap }
 .met { color: var(--good) } .missed { color: var(--bad); font-weight: 600 } .soft { color: var(--soft) }
 code { font-size: .85em; overflow-wrap: anywhere }
 svg { max-width: 100%; height: auto } svg text { font-size: 13px; fill: var(--ink) }
 svg .tick { text-anchor: middle; fill: var(--soft) } svg .grid { stroke: var(--faint) } svg .one { stroke: var(--soft) }
 svg .goal { fill: var(--goal) } svg circle { fill: var(--mark); fill-opacity: .7 }
+svg .frame { fill: none; stroke: var(--faint) } svg .label { text-anchor: end }
+svg .c1 { --mark: var(--good) } svg .c2 { --mark: var(--bad) } svg .c3 { --mark: var(--soft) }
 svg .median, svg polyline { stroke: var(--mark); stroke-width: 2; fill: none }
 ";
 
@@ -38,6 +40,7 @@ pub(super) fn page(machines: &[Machine<'_>]) -> String {
         if !machine.comparisons.is_empty() {
             comparisons(&mut page, &machine.comparisons);
         }
+        curves(&mut page, machine);
         if !machine.measurements.is_empty() {
             measurements(&mut page, &machine.measurements);
         }
@@ -66,7 +69,8 @@ fn comparisons(page: &mut String, histories: &[History<'_>]) {
         let ratio = format!("{} ± {}", figure(row.figures()[0]), figure(row.spread.unwrap_or(0.0)));
         let goal = row.goal.as_deref().unwrap_or_default();
         let cells = [&row.name, &side(&row.pagewise), &side(&row.peer), &ratio, goal];
-        line(page, &cells, verdict(row), &when(row), "");
+        line(page, &cells, verdict(row), &when(row));
+        *page += "</tr>\n";
     }
     *page += "</table></div>\n<h3>What ran</h3>\n<ul>";
     let mut sides: Vec<&Side> = rows.iter().flat_map(|row| row.pagewise.iter().chain(&row.peer)).collect();
@@ -79,6 +83,34 @@ fn comparisons(page: &mut String, histories: &[History<'_>]) {
     *page += "</ul>\n";
 }
 
+/// For each workload whose rate was swept: latency over rate, a line for each server.
+fn curves(page: &mut String, machine: &Machine<'_>) {
+    let sweeps = || machine.measurements.iter().filter_map(|history| history.last().sweep.as_ref());
+    let mut workloads: Vec<&str> = sweeps().map(|sweep| sweep.workload.as_str()).collect();
+    workloads.sort_unstable();
+    workloads.dedup();
+    for workload in workloads {
+        let _ = writeln!(page, "<h3>Latency over rate, {}</h3>\n<div class=\"wide\">", escaped(workload));
+        for (title, latency_ms) in LATENCIES {
+            let curve = |sweep: &'_ Sweep| Curve {
+                label: sweep.server.clone(),
+                points: sweep.points.iter().map(|point| (point.rate_per_s, latency_ms(point))).collect(),
+            };
+            let curves: Vec<Curve> = sweeps().filter(|sweep| sweep.workload == workload).map(curve).collect();
+            *page += &plot::curves(title, &curves);
+        }
+        *page += "</div>\n";
+    }
+}
+
+/// What is drawn over the rate, in milliseconds.
+type Latency = fn(&Point) -> f64;
+
+const LATENCIES: [(&str, Latency); 2] = [
+    ("TTFT p99, ms, over requests a second", |point| point.ttft_p99_ms),
+    ("ITL p99, ms, over requests a second", |point| point.itl_p99_ms),
+];
+
 fn measurements(page: &mut String, histories: &[History<'_>]) {
     *page += "<h3>Measurements</h3>\n<div class=\"wide\"><table><tr><th>what</th><th>figure</th><th>goal</th><th></th>\
               <th>when</th><th>history</th></tr>\n";
@@ -89,7 +121,8 @@ fn measurements(page: &mut String, histories: &[History<'_>]) {
             _ => String::new(),
         };
         let cells = [&row.name, &figures(row), row.goal.as_deref().unwrap_or_default()];
-        line(page, &cells, verdict(row), &when(row), &plot);
+        line(page, &cells, verdict(row), &when(row));
+        let _ = writeln!(page, "<td>{plot}</td></tr>");
     }
     *page += "</table></div>\n<h3>How it was measured</h3>\n<ul>";
     let mut commands: Vec<&str> = histories.iter().map(|history| history.last().command.as_str()).collect();
@@ -101,16 +134,17 @@ fn measurements(page: &mut String, histories: &[History<'_>]) {
     *page += "</ul>\n";
 }
 
-/// A line of a table: cells of text, the verdict, the day with the commit, and a last cell that is markup.
-fn line(page: &mut String, cells: &[&str], verdict: &str, when: &str, markup: &str) {
+/// A line of a table, but for its end: the name, figures, the goal, the verdict, and the day with the commit.
+fn line(page: &mut String, cells: &[&str], verdict: &str, when: &str) {
     *page += "<tr>";
+    let last = cells.len() - 1;
     for (number, cell) in cells.iter().enumerate() {
-        let class = if number == 0 { "" } else { " class=\"figure\"" };
+        let class = if (1..last).contains(&number) { " class=\"figure\"" } else { "" };
         let _ = write!(page, "<td{class}>{}</td>", escaped(cell));
     }
-    let _ = write!(page, "<td class=\"{verdict}\">{verdict}</td><td>{}</td>", escaped(when));
-    if !markup.is_empty() {
-        let _ = write!(page, "<td>{markup}</td>");
-    }
-    *page += "</tr>\n";
+    let _ = write!(
+        page,
+        "<td class=\"{verdict}\">{verdict}</td><td class=\"soft figure\">{}</td>",
+        escaped(when).replace(", ", "<br>")
+    );
 }

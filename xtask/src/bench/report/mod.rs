@@ -98,11 +98,19 @@ fn histories<'a, 'b>(machine: &'b mut Machine<'a>, is_comparison: bool) -> &'b m
     if is_comparison { &mut machine.comparisons } else { &mut machine.measurements }
 }
 
-/// A row's figures and its unit, to be read.
+/// A row's figures and its unit, to be read. Nanoseconds become the unit of their size.
 fn figures(row: &Recorded) -> String {
-    let figures: Vec<String> = row.figures().into_iter().map(recorded::figure).collect();
-    let spread = row.spread.map(|spread| format!(" ± {}", recorded::figure(spread))).unwrap_or_default();
-    format!("{}{spread} {}", figures.join(" / "), row.unit)
+    let figures = row.figures();
+    let largest = figures.iter().copied().fold(0.0, f64::max);
+    let (unit, size) = match row.unit.as_str() {
+        "ns" if largest >= 1e6 => ("ms", 1e6),
+        "ns" if largest >= 1e3 => ("us", 1e3),
+        unit => (unit, 1.0),
+    };
+    let read = |figure: f64| recorded::figure(figure / size);
+    let spread = row.spread.map(|spread| format!(" ± {}", read(spread))).unwrap_or_default();
+    let figures: Vec<String> = figures.into_iter().map(read).collect();
+    format!("{}{spread} {unit}", figures.join(" / "))
 }
 
 /// The day and the commit.
@@ -156,6 +164,18 @@ mod tests {
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn times_are_in_the_unit_of_their_size() {
+        let check = |median: f64, expected: &str| {
+            let row =
+                format!(r#"{{"name":"a","median":{median},"spread":100,"unit":"ns","commit":"c","command":"c"}}"#);
+            assert_eq!(figures(&recorded::parse(&row, "m", "d").expect("a row")[0]), expected);
+        };
+        check(999.0, "999 ± 100 ns");
+        check(20_113.0, "20.1 ± 0.100 us");
+        check(61_060_000.0, "61.1 ± 0.000 ms");
     }
 
     #[test]

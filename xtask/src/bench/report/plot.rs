@@ -52,6 +52,82 @@ pub(super) fn ratios(ratios: &[Ratio<'_>]) -> String {
     svg + "</svg>"
 }
 
+/// One server's latency over the rate.
+pub(super) struct Curve {
+    pub(super) label: String,
+    /// Rate and latency, in the order of the rates.
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// Curves in one frame with logarithmic axes, and their names.
+pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
+    const WIDTH: f64 = 430.0;
+    const HEIGHT: f64 = 260.0;
+    const LEFT: f64 = 52.0;
+    const RIGHT: f64 = 12.0;
+    const TOP: f64 = 26.0;
+    const BOTTOM: f64 = 24.0;
+    let points =
+        || curves.iter().flat_map(|curve| &curve.points).filter(|(rate, latency)| *rate > 0.0 && *latency > 0.0);
+    if points().next().is_none() {
+        return String::new();
+    }
+    let across = Axis::over(points().map(|(rate, _)| *rate), LEFT, WIDTH - RIGHT);
+    let up = Axis::over(points().map(|(_, latency)| *latency), HEIGHT - BOTTOM, TOP);
+    let mut svg = open(title, WIDTH, HEIGHT);
+    let _ = write!(svg, r#"<text x="{LEFT}" y="14">{}</text>"#, escaped(title));
+    let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
+    let _ = write!(svg, r#"<rect class="frame" x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/>"#);
+    for (value, at) in across.ticks() {
+        let _ = write!(svg, r#"<text class="tick" x="{at:.1}" y="{:.1}">{value}</text>"#, HEIGHT - 8.0);
+    }
+    for (value, at) in up.ticks() {
+        let _ = write!(svg, r#"<line class="grid" x1="{LEFT}" y1="{at:.1}" x2="{:.1}" y2="{at:.1}"/>"#, WIDTH - RIGHT);
+        let _ = write!(svg, r#"<text class="label" x="{:.1}" y="{:.1}">{value}</text>"#, LEFT - 6.0, at + 4.0);
+    }
+    for (number, curve) in curves.iter().enumerate() {
+        let at: Vec<(f64, f64)> = curve.points.iter().map(|(x, y)| (across.at(*x), up.at(*y))).collect();
+        let line: Vec<String> = at.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+        let _ = write!(svg, r#"<g class="c{}"><polyline points="{}"/>"#, number % 4, line.join(" "));
+        for (x, y) in &at {
+            let _ = write!(svg, r#"<circle cx="{x:.1}" cy="{y:.1}" r="3"/>"#);
+        }
+        // The names in the corner that the curves leave free, each with a mark of its curve's colour.
+        let y = TOP + 18.0 * (number as f64 + 1.0);
+        let _ = write!(svg, r#"<circle cx="{:.1}" cy="{:.1}" r="4"/>"#, LEFT + 14.0, y - 4.0);
+        let _ = write!(svg, r#"<text x="{:.1}" y="{y:.1}">{}</text></g>"#, LEFT + 24.0, escaped(&curve.label));
+    }
+    svg + "</svg>"
+}
+
+/// A logarithmic axis between two places of the plot.
+struct Axis {
+    low: f64,
+    high: f64,
+    from: f64,
+    to: f64,
+}
+
+impl Axis {
+    fn over(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
+        let low = values.clone().fold(f64::INFINITY, f64::min) / 1.2;
+        let high = values.fold(0.0, f64::max) * 1.2;
+        Self { low, high, from, to }
+    }
+
+    fn at(&self, value: f64) -> f64 {
+        let share = (value.clamp(self.low, self.high) / self.low).ln() / (self.high / self.low).ln();
+        self.from + (self.to - self.from) * share
+    }
+
+    /// Round values on it, and where they lie.
+    fn ticks(&self) -> Vec<(f64, f64)> {
+        let powers = (-3..7).map(|power| 10f64.powi(power));
+        let round = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * power));
+        round.filter(|value| (self.low..=self.high).contains(value)).map(|value| (value, self.at(value))).collect()
+    }
+}
+
 /// One figure over the rows in which it was recorded, from zero up.
 pub(super) fn history(figures: &[f64]) -> String {
     const WIDTH: f64 = 120.0;
@@ -102,6 +178,18 @@ mod tests {
         assert!(svg.contains(&format!(r#"class="goal" x="{one}""#)), "{svg}");
         assert!(ratios(&[ratio("at most 1")]).contains(&format!(r#"class="goal" x="{LABELS:.1}""#)));
         assert!(!ratios(&[ratio("none")]).contains("goal"));
+    }
+
+    #[test]
+    fn curves_share_their_axes() {
+        let curve = |label: &str, points: &[(f64, f64)]| Curve { label: label.into(), points: points.to_vec() };
+        let svg = curves("T", &[curve("a", &[(1.0, 10.0), (10.0, 1000.0)]), curve("<b>", &[(10.0, 1000.0)])]);
+        let line = svg.split(r#"points=""#).nth(1).and_then(|rest| rest.split('"').next()).expect("a line");
+        let end = line.split(' ').nth(1).and_then(|point| point.split_once(',')).expect("two points");
+        let dot = format!(r#"<circle cx="{}" cy="{}" r="3"/>"#, end.0, end.1);
+        assert_eq!(svg.matches(&dot).count(), 2, "{svg}");
+        assert!(svg.contains("&lt;b&gt;") && svg.contains(r#">100</text>"#), "{svg}");
+        assert_eq!(curves("T", &[curve("none", &[])]), "");
     }
 
     #[test]
