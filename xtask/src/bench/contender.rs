@@ -1,13 +1,18 @@
 //! A server in a comparison: how it is started, where it listens, what memory it took, how it ends. Knows no workload.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
+
+/// How long a program may take until it listens. vLLM takes minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// One server, as it is started for every measurement.
 pub(super) struct Contender {
@@ -76,6 +81,20 @@ impl Contender {
 }
 
 impl Running {
+    /// Returns once somebody listens there: at once where it was running before, else when the program does so.
+    pub(super) fn wait_until_listening(&mut self) -> Result<()> {
+        let address = address(&self.url);
+        let started = Instant::now();
+        while TcpStream::connect(&address).is_err() {
+            let ended = self.explain();
+            ensure!(self.process.is_some(), "nobody listens at {}", self.url);
+            ensure!(ended.is_empty(), "{ended}");
+            ensure!(started.elapsed() < PATIENCE, "nobody listens at {} after {PATIENCE:?}", self.url);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Why nothing comes from it: that it ended, and the end of what it wrote.
     pub(super) fn explain(&mut self) -> String {
         let Some(Ok(Some(status))) = self.process.as_mut().map(Child::try_wait) else { return String::new() };
@@ -131,6 +150,13 @@ impl Process {
         };
         Some(Self { id: field("Pid")? as u32, parent: field("PPid")? as u32, peak_bytes: field("VmHWM")? * 1024 })
     }
+}
+
+/// Host and port of an address that begins with `http://`.
+fn address(url: &str) -> String {
+    let rest = url.trim_start_matches("http://");
+    let host = rest.split('/').next().unwrap_or(rest);
+    if host.contains(':') { host.to_string() } else { format!("{host}:80") }
 }
 
 /// Where peers, their models and what servers write are kept.
@@ -189,5 +215,33 @@ mod tests {
         };
         assert_eq!(contender.command_line(), "THREADS=0-1 b-server -m m.gguf -t 2");
         assert!(running_at("localhost:80", "openai").is_err());
+    }
+
+    #[test]
+    fn somebody_must_listen() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let url = format!("http://{}/base", listener.local_addr().expect("it is bound"));
+        let start = || running_at(&url, "openai").and_then(|contender| contender.start()).expect("an address");
+        start().wait_until_listening().expect("the test listens");
+        drop(listener);
+        let error = start().wait_until_listening().expect_err("nobody listens any more");
+        assert_eq!(error.to_string(), format!("nobody listens at {url}"));
+        assert_eq!(address("http://host"), "host:80");
+    }
+
+    #[test]
+    fn a_program_that_ends_says_why() {
+        let program = Contender {
+            name: "ends at once".into(),
+            version: "1".into(),
+            protocol: "openai",
+            launch: Launch::Program {
+                program: "sh".into(),
+                arguments: vec!["-c".into(), "echo no model; exit 3".into()],
+                variables: Vec::new(),
+            },
+        };
+        let error = program.start().expect("sh is there").wait_until_listening().expect_err("it does not listen");
+        assert!(error.to_string().contains("3") && error.to_string().ends_with("no model"), "{error}");
     }
 }

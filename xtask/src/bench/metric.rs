@@ -48,6 +48,16 @@ impl Metric {
         }
     }
 
+    /// Whether a run under load shows it: answers of one token have nothing after their first.
+    pub(super) fn is_in(self, loaded: &Loaded) -> bool {
+        match self {
+            Self::DecodeRate => loaded.figure("/figures/tpot_ms/mean").is_ok(),
+            Self::ItlP99 => loaded.figure("/figures/itl_ms/p99").is_ok(),
+            Self::Ttft | Self::PrefillRate | Self::OutputRate | Self::Wall => true,
+            Self::FirstToken | Self::PeakResident => false,
+        }
+    }
+
     /// The figure of a run under load.
     ///
     /// # Panics
@@ -86,6 +96,9 @@ mod tests {
         check(Metric::OutputRate, 50.0);
         check(Metric::ItlP99, 7.0);
         check(Metric::Wall, 4.0);
-        assert!(Metric::Wall.of(&Loaded::of(serde_json::json!({}))).is_err());
+        assert!(Metric::DecodeRate.is_in(&loaded) && !Metric::PeakResident.is_in(&loaded));
+        let of_one_token = Loaded::of(serde_json::json!({ "figures": { "itl_ms": null, "tpot_ms": null } }));
+        assert!(Metric::Ttft.is_in(&of_one_token) && !Metric::DecodeRate.is_in(&of_one_token));
+        assert!(!Metric::ItlP99.is_in(&of_one_token) && Metric::Wall.of(&of_one_token).is_err());
     }
 }

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::comparison::Comparison;
+use super::comparison::{Comparison, Summary};
 use super::conclusion::{Keep, conclude};
 use super::contender::Contender;
-use super::loaded::LoadGenerator;
+use super::loaded::{LoadGenerator, Loaded};
 use super::metric::Metric;
 use super::peers::Peer;
 use super::turns::Turns;
@@ -35,7 +35,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let workloads: Vec<&str> = args.workload.iter().map(String::as_str).collect();
     for workload in if workloads.is_empty() { WORKLOADS.to_vec() } else { workloads } {
         let played = turns.play(&everyone, workload, args.num_requests)?;
-        for metric in METRICS {
+        let is_shown = |metric: &Metric| played.loaded.iter().flatten().all(|loaded| metric.is_in(loaded));
+        for metric in METRICS.into_iter().filter(is_shown) {
+            if peers.is_empty() {
+                println!("{workload} {}", alone(metric, &played.loaded[0])?);
+            }
             let figures = |index: usize| {
                 played.loaded[index].iter().map(|loaded| metric.of(loaded)).collect::<Result<Vec<f64>>>()
             };
@@ -55,6 +59,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     drop(turns);
     conclude("serving", command_line(args, num_pairs), &comparisons, Keep::if_asked(args.record))
+}
+
+/// A figure of Pagewise alone.
+fn alone(metric: Metric, loaded: &[Loaded]) -> Result<String> {
+    let figures = loaded.iter().map(|loaded| metric.of(loaded)).collect::<Result<Vec<f64>>>()?;
+    let Summary { median, spread } = Summary::of(&figures);
+    Ok(format!("{}: {median:.2} ± {spread:.2} {}", metric.name(), metric.unit()))
 }
 
 /// The command that measured, as one would type it.

@@ -1,7 +1,7 @@
 //! `cargo xtask bench sweep`: the highest rate at which requests are answered in time, of Pagewise and of peers, one after the
 //! other. Knows the workload by name only.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::conclusion::{Keep, keep};
@@ -150,7 +150,9 @@ fn search(load: &LoadGenerator, contender: &Contender, args: &Args) -> Result<Fo
         flags.extend(["--num-requests".into(), num_requests.to_string()]);
     }
     eprintln!("\n{} ({}): {}", contender.name, contender.version, contender.command_line());
-    load.read(&mut contender.start()?, &flags)
+    let mut running = contender.start()?;
+    running.wait_until_listening().with_context(|| contender.name.clone())?;
+    load.read(&mut running, &flags)
 }
 
 fn row<'a>(contender: &'a Contender, args: &'a Args, slo: Slo, found: Found) -> Row<'a> {

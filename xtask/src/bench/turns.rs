@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::contender::{Contender, Running};
 use super::loaded::{Asking, LoadGenerator, Loaded};
@@ -29,9 +29,12 @@ pub(super) struct Played {
 }
 
 impl<'a> Turns<'a> {
-    /// Starts all of them.
+    /// Starts all of them, or none is measured.
     pub(super) fn start(load: &'a LoadGenerator, contenders: Vec<&'a Contender>, num_pairs: u32) -> Result<Self> {
-        let running = contenders.iter().map(|contender| contender.start()).collect::<Result<_>>()?;
+        let mut running = contenders.iter().map(|contender| contender.start()).collect::<Result<Vec<_>>>()?;
+        for (contender, running) in contenders.iter().zip(&mut running) {
+            running.wait_until_listening().with_context(|| contender.name.clone())?;
+        }
         for contender in &contenders {
             eprintln!("{} ({}): {}", contender.name, contender.version, contender.command_line());
         }
