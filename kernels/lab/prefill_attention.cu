@@ -27,7 +27,7 @@ constexpr Candidate kCandidates[] = {{"warpgroup", launch_warpgroup}, {"warp", l
 // Ends the program if the kernel does not end. PW_MAX_SPINS would do it too, but with a trap in its waits the compiler no
 // longer lets the products of a warpgroup overlap, and another kernel would be checked than is used.
 void wait_or_give_up() {
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   cudaError_t error;
   while ((error = cudaStreamQuery(nullptr)) == cudaErrorNotReady) {
     if (std::chrono::steady_clock::now() > limit) {
