@@ -127,8 +127,8 @@ mod tests {
         // One file for all commands.
         check("pagewise bench latency --batch-size 2", "max-num-seqs = 3\nport = 7", "None Some(3) false None");
         // What is not understood is never ignored.
-        check(serve, "prot = 7", "unknown key `prot`; known are block-size, device,");
-        check(serve, "max_num_seqs = 7", "unknown key `max_num_seqs`; known are block-size, device,");
+        check(serve, "prot = 7", "unknown key `prot`; known are batch-invariant, block-size,");
+        check(serve, "max_num_seqs = 7", "unknown key `max_num_seqs`; known are batch-invariant, block-size,");
         check(serve, "config = \"other.toml\"", "unknown key `config`");
         check(serve, "port = 70000", "invalid value '70000' for '--port <PORT>'");
         check(

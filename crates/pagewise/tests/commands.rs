@@ -259,11 +259,18 @@ fn bench_latency_measures_batches() {
 
 #[test]
 fn bench_host_copy_brings_prefixes_back() {
-    let tiny = format!("{TINY}/qwen2");
-    let shape = ["--prefix-len", "32", "--num-prefixes", "2", "--output-len", "4", "--max-model-len", "128"];
-    let crowd = ["--batch-size", "2", "--input-len", "8", "--decode-len", "119", "--block-size", "16"];
-    let memory = ["--kv-cache-memory-bytes", "256KiB", "--host-kv-bytes", "2MiB"];
-    let output = pagewise(&[&["bench", "host-copy", "--model", &tiny][..], &shape, &crowd, &memory].concat(), "");
+    // The context is long enough for the batch to decode until all prefixes are back, however fast its steps are.
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = std::fs::read_to_string(format!("{TINY}/qwen2/config.json")).expect("the config");
+    let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    config["max_position_embeddings"] = 8192.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("it is written");
+    let tiny = folder.path().to_str().expect("a path in UTF-8");
+    let model = ["--model", tiny, "--load-format", "dummy", "--block-size", "16"];
+    let shape = ["--prefix-len", "32", "--num-prefixes", "2", "--output-len", "4"];
+    let crowd = ["--batch-size", "2", "--input-len", "8", "--decode-len", "6000"];
+    let memory = ["--kv-cache-memory-bytes", "4MiB", "--host-kv-bytes", "16MiB"];
+    let output = pagewise(&[&["bench", "host-copy"][..], &model, &shape, &crowd, &memory].concat(), "");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     // On the CPU a row's result depends on nothing else, so whether it is copied back or computed again makes no difference.
@@ -274,6 +281,6 @@ fn bench_host_copy_brings_prefixes_back() {
     assert!(figures["returned_tokens"]["seen"].as_u64() >= Some(32), "{figures}");
     assert!(figures["decode_step_ms"]["p50"].as_f64() > Some(0.0), "{figures}");
 
-    let no_pool = pagewise(&["bench", "host-copy", "--model", &tiny, "--max-model-len", "128"], "");
+    let no_pool = pagewise(&["bench", "host-copy", "--model", tiny, "--load-format", "dummy"], "");
     assert!(String::from_utf8_lossy(&no_pool.stderr).contains("--host-kv-bytes is missing"));
 }

@@ -160,9 +160,9 @@ fn a_step_with_decodes_has_a_budget_of_its_own_for_prompts() {
     bench.submit(12, 4);
     assert_eq!(bench.step(), "0+12!", "nobody decodes yet");
     bench.submit(10, 2);
-    bench.submit(3, 2);
     assert_eq!(bench.step(), "12+1! 0+4");
     assert_eq!(bench.step(), "13+1! 4+4");
+    bench.submit(3, 2);
     assert_eq!(bench.step(), "14+1! 8+2! 0+2", "what one prompt leaves, the next one takes");
     assert_eq!(bench.step(), "10+1! 2+1!", "the first has ended");
 }
