@@ -28,12 +28,9 @@ bool check_one(const std::string& name, Problem& problem, const Launch& launch) 
 
 const std::vector<Plan>& test_plans() {
   static const std::vector<Plan> plans = {
-      {1, 32, 32, Share::kNothing, 1, 1},   {1, 64, 48, Share::kNothing, 1, 1},  {1, 96, 96, Share::kNothing, 1, 1},
-      {1, 64, 64, Share::kX, 2, 1},         {1, 128, 112, Share::kX, 4, 1},      {2, 64, 64, Share::kNothing, 1, 2, 3},
-      {2, 64, 32, Share::kX, 4, 2},         {2, 128, 128, Share::kWeight, 2, 2}, {2, 256, 256, Share::kWeight, 2, 8, 2},
-      {2, 192, 192, Share::kNothing, 1, 8}, {2, 256, 256, Share::kX, 2, 4},      {2, 96, 96, Share::kNothing, 1, 2, 1},
-      {2, 224, 224, Share::kNothing, 1, 2, 2},
-  };
+      {1, 32, 32, 1, 1},  {1, 64, 40, 1, 1},   {1, 96, 96, 1, 1},   {1, 128, 112, 1, 3}, {1, 64, 64, 2, 1}, {2, 64, 64, 1, 2},
+      {2, 96, 80, 1, 1},  {2, 128, 128, 2, 2}, {2, 160, 144, 1, 3}, {2, 192, 192, 2, 8}, {2, 224, 224, 1, 2}, {2, 256, 256, 1, 1},
+      {2, 256, 256, 2, 8}};
   return plans;
 }
 
@@ -107,10 +104,7 @@ void time_all() {
   Blas blas;
   std::printf("cuBLAS %s\n", blas.is_there() ? "found" : "not found");
   Bench bench(blas);
-  const Share none = Share::kNothing, share_x = Share::kX, share_w = Share::kWeight;
-  const Plan pair = {2, 256, 256, share_w, 2, 8, 0}, pair_2 = {2, 256, 256, share_w, 2, 8, 2};
-  const Plan alone = {2, 256, 256, none, 1, 8, 0}, alone_2 = {2, 256, 256, none, 1, 8, 2}, pair_x = {2, 256, 256, share_x, 2, 8, 0};
-  const std::vector<Plan> large = {pair, pair_2, pair_x, alone, alone_2};
+  const std::vector<Plan> large = {{2, 256, 256, 1, 8}, {2, 256, 256, 2, 8}};
   for (const Pace pace : {Pace::kRested, Pace::kBusy}) {
     std::printf("%s\n", pace == Pace::kRested ? "rested" : "busy");
     bench.pace = pace;
@@ -120,24 +114,12 @@ void time_all() {
     bench.time(2048, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, large);
     bench.time(2048, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, large);
   }
-  for (int rows : {1, 16, 64}) {
-    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, {{1, 64, 32, none, 1, 1}});
+  for (int rows : {1, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 4096}) {
+    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, {});
     bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, {});
-    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, {});
+    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, rows > 64 ? large : std::vector<Plan>{});
     bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, {});
-  }
-  for (int rows : {96, 128, 192, 256, 384, 512, 768, 1024}) {
-    const std::vector<Plan> narrow = {{1, 32, 32, none, 1, 8},   {1, 64, 48, none, 1, 8},   {1, 64, 64, none, 1, 8},
-                                      {1, 64, 64, share_w, 2, 8}, {1, 96, 96, none, 1, 8},   {1, 96, 96, share_w, 2, 8},
-                                      {1, 128, 128, none, 1, 8}, {2, 64, 64, none, 1, 4},   {2, 96, 96, none, 1, 4},
-                                      {2, 128, 128, none, 1, 4}, {2, 192, 192, none, 1, 4}};
-    const std::vector<Plan> wide = {{1, 128, 112, none, 1, 8},  {1, 128, 112, share_w, 2, 4}, {1, 128, 112, share_w, 4, 4},
-                                    {2, 128, 112, none, 1, 4},  {2, 128, 112, share_w, 2, 4}, {2, 224, 224, none, 1, 4},
-                                    {2, 224, 224, share_w, 2, 4}, {2, 256, 256, share_w, 2, 4}};
-    bench.time(rows, 4096, 4096, PW_PRODUCT_ADD, PW_BF16, narrow);
-    bench.time(rows, 6144, 4096, PW_PRODUCT_STORE, PW_BF16, narrow);
-    bench.time(rows, 28672, 4096, PW_PRODUCT_GATED, PW_BF16, wide);
-    bench.time(rows, 4096, 14336, PW_PRODUCT_ADD, PW_BF16, narrow);
+    if (rows <= 256) bench.time(rows, 128256, 4096, PW_PRODUCT_STORE, PW_F32, {});
   }
 }
 

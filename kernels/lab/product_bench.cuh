@@ -14,10 +14,8 @@ namespace lab {
 
 using namespace pw::dense;
 
-// Whether there is such a product: the halves of a gated one are two boxes.
-inline bool takes(const Plan& plan, PwProductEnd end) {
-  return end != PW_PRODUCT_GATED || (plan.cols % 16 == 0 && (plan.share != Share::kWeight || plan.cluster == 2));
-}
+// Whether there is such a product: gates and ups are whole rows of eight columns.
+inline bool takes(const Plan& plan, PwProductEnd end) { return end != PW_PRODUCT_GATED || plan.cols % 16 == 0; }
 
 // ---- cuBLAS, if it can be loaded
 

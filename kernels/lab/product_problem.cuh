@@ -9,7 +9,6 @@
 namespace lab {
 
 using pw::dense::Plan;
-using pw::dense::Share;
 
 inline int element_bytes(PwElement element) { return element == PW_F32 ? 4 : 2; }
 
@@ -19,9 +18,7 @@ inline const char* name_of(PwProductEnd end) {
 
 inline std::string name_of(const Plan& plan) {
   char text[80];
-  const char* share = plan.share == Share::kX ? "x" : plan.share == Share::kWeight ? "w" : "-";
-  std::snprintf(text, sizeof text, "%dx64x%d/%d %s%d g%d l%d", plan.warpgroups, plan.cols, plan.width, share, plan.cluster,
-                plan.group, plan.lag);
+  std::snprintf(text, sizeof text, "%dx64x%d/%d%s", plan.warpgroups, plan.cols, plan.width, plan.cluster == 2 ? " pair" : "");
   return text;
 }
 

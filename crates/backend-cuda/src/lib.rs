@@ -240,7 +240,9 @@ impl Backend for CudaBackend {
 
     fn planned_scratch_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole, rows: usize) -> u64 {
         let n = parts.iter().map(|part| part.rows).sum();
-        let gated = if role == WeightRole::GatedProduct { gated_bytes(n, self.element, rows) } else { 0 };
+        let gates = || Weight::is_dense(parts) && self.products.gate(n, parts[0].cols);
+        let has_halves = role == WeightRole::GatedProduct && !gates();
+        let gated = if has_halves { gated_bytes(n, self.element, rows) } else { 0 };
         // An embedding alone is never multiplied with.
         let panel =
             if role == WeightRole::Embedding { 0 } else { panel_bytes(parts, self.element, self.arithmetic, rows) };
@@ -428,14 +430,14 @@ impl Backend for CudaBackend {
 
     fn gated_matmul(&mut self, op: GatedMatMul<'_, Self>) -> Result<(), CudaError> {
         let GatedMatMul { x, weight, out, rows } = op;
-        if let Some(matrix) = weight.as_dense() {
+        if let Some(matrix) = weight.as_dense()
+            && self.products.gate(weight.n, weight.k)
+        {
             let (n, k, element) = (weight.n, weight.k, self.element);
             let shape = ProductShape { rows, n, k, out_stride: n / 2, element, out_element: element };
-            if self.products.are_own(&shape, End::Gate) {
-                let ranges = [matrix, x.leading(rows, k), out.leading(rows, n / 2)];
-                let product = Product { shape, ranges, end: End::Gate, weight_state: WeightState::Settled };
-                return self.products.multiply(&self.kernels, &product);
-            }
+            let ranges = [matrix, x.leading(rows, k), out.leading(rows, n / 2)];
+            let product = Product { shape, ranges, end: End::Gate, weight_state: WeightState::Settled };
+            return self.products.multiply(&self.kernels, &product);
         }
         let gated_bytes = gated_bytes(weight.n, self.element, rows);
         let panel_bytes = self.panel_bytes(weight, rows);

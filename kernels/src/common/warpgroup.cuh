@@ -153,9 +153,10 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], 
   PW_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define PW_NAMES_64 \
   PW_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PW_NAMES_80 \
+  PW_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
 #define PW_NAMES_96 \
-  PW_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+  PW_NAMES_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define PW_NAMES_112 \
   PW_NAMES_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define PW_NAMES_128 \
@@ -164,6 +165,7 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&a)[4], 
 #define PW_D32(i) PW_D16(i), PW_D16(i + 16)
 #define PW_D48(i) PW_D32(i), PW_D16(i + 32)
 #define PW_D64(i) PW_D32(i), PW_D32(i + 32)
+#define PW_D80(i) PW_D64(i), PW_D16(i + 64)
 #define PW_D96(i) PW_D48(i), PW_D48(i + 48)
 #define PW_D112(i) PW_D64(i), PW_D48(i + 64)
 #define PW_D128(i) PW_D64(i), PW_D64(i + 64)
@@ -193,6 +195,7 @@ PW_DEFINE_PRODUCT_OF_SHARED("32", 16, "16", "17", "18")
 PW_DEFINE_PRODUCT_OF_SHARED("64", 32, "32", "33", "34")
 PW_DEFINE_PRODUCT_OF_SHARED("96", 48, "48", "49", "50")
 PW_DEFINE_PRODUCT_OF_SHARED("128", 64, "64", "65", "66")
+PW_DEFINE_PRODUCT_OF_SHARED("160", 80, "80", "81", "82")
 PW_DEFINE_PRODUCT_OF_SHARED("192", 96, "96", "97", "98")
 PW_DEFINE_PRODUCT_OF_SHARED("224", 112, "112", "113", "114")
 PW_DEFINE_PRODUCT_OF_SHARED("256", 128, "128", "129", "130")
@@ -202,6 +205,7 @@ PW_DEFINE_PRODUCT_OF_SHARED("256", 128, "128", "129", "130")
 #undef PW_D32
 #undef PW_D48
 #undef PW_D64
+#undef PW_D80
 #undef PW_D96
 #undef PW_D112
 #undef PW_D128
@@ -209,6 +213,7 @@ PW_DEFINE_PRODUCT_OF_SHARED("256", 128, "128", "129", "130")
 #undef PW_NAMES_32
 #undef PW_NAMES_48
 #undef PW_NAMES_64
+#undef PW_NAMES_80
 #undef PW_NAMES_96
 #undef PW_NAMES_112
 #undef PW_NAMES_128

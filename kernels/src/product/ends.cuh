@@ -31,9 +31,6 @@ struct Quad {
     if (row >= place.end_row || column >= place.end_column) return nullptr;
     return static_cast<T*>(place.out) + row * place.stride + column;
   }
-  static __device__ __forceinline__ uint4 load(const T* from) {
-    return from == nullptr ? uint4{} : *reinterpret_cast<const uint4*>(from);
-  }
   static __device__ __forceinline__ Quad of(const uint4& piece, int lane) {
     Quad quad = {{piece.x, piece.y, piece.z, piece.w}};
     transpose_quad(quad.words, lane);
@@ -79,18 +76,27 @@ __device__ __forceinline__ void store(const float (&sums)[kSums], const Place& p
   });
 }
 
-template <class T, int kSums>
-__device__ __forceinline__ void add(const float (&sums)[kSums], const Place& place, int lane) {
-  constexpr int kPieces = kSums / 4;
-  // All of them are asked for before the first is needed.
+// What sums are added to, as it lies in memory: all of it is asked for before the first is needed.
+template <int kPieces>
+struct Old {
   uint4 pieces[(kPieces + 3) / 4 * 2];
+
+  template <class T>
+  __device__ __forceinline__ void load(const Place& place, int lane) {
+    for_quads<kPieces>([&](int half, int first_piece) {
+      const T* from = Quad<T>::address(place, half, first_piece, lane);
+      pieces[first_piece / 2 + half] = from == nullptr ? uint4{} : *reinterpret_cast<const uint4*>(from);
+    });
+  }
+};
+
+template <class T, int kSums>
+__device__ __forceinline__ void add(const float (&sums)[kSums], const Old<kSums / 4>& old, const Place& place, int lane) {
+  constexpr int kPieces = kSums / 4;
   for_quads<kPieces>([&](int half, int first_piece) {
-    pieces[first_piece / 2 + half] = Quad<T>::load(Quad<T>::address(place, half, first_piece, lane));
-  });
-  for_quads<kPieces>([&](int half, int first_piece) {
-    const Quad<T> old = Quad<T>::of(pieces[first_piece / 2 + half], lane);
+    const Quad<T> old_quad = Quad<T>::of(old.pieces[first_piece / 2 + half], lane);
     Quad<T> quad = quad_of<T, kPieces>(half, first_piece, [&](int i) {
-      const float2 before = Bits<T>::to_pair(old.words[i / 4 - first_piece]);
+      const float2 before = Bits<T>::to_pair(old_quad.words[i / 4 - first_piece]);
       return make_float2(before.x + sums[i], before.y + sums[i + 1]);
     });
     quad.store(Quad<T>::address(place, half, first_piece, lane), lane);
@@ -125,10 +131,12 @@ __device__ __forceinline__ void store_sums(const float (&sums)[kSums], const Pla
   }
 }
 
+// `old` is read if the product is added, and was loaded then.
 template <class T, int kSums>
-__device__ __forceinline__ void end_product(const PwProduct& op, const float (&sums)[kSums], const Place& place, int lane) {
+__device__ __forceinline__ void end_product(const PwProduct& op, const float (&sums)[kSums], const Old<kSums / 4>& old,
+                                            const Place& place, int lane) {
   if (op.end == PW_PRODUCT_ADD) {
-    add<T>(sums, place, lane);
+    add<T>(sums, old, place, lane);
   } else if (op.end == PW_PRODUCT_GATED) {
     gate<T>(sums, place, lane);
   } else if (op.out_element == PW_F32) {

@@ -7,23 +7,17 @@
 
 namespace pw::dense {
 
-// What the blocks of a cluster fetch together, each a part for all: then their tiles lie beside each other in the other
-// direction.
-enum class Share { kNothing, kX, kWeight };
-
 struct Plan {
-  // Warpgroups that multiply, 64 rows of a tile each
+  // Warpgroups that multiply, at most 64 rows of a tile each
   int warpgroups;
   // Columns of their products: one of the widths of which there are instances
   int width;
   // Rows of the weight that a tile has, at most `width`; of both halves together if gated
   int cols;
-  Share share;
+  // 1, or 2 blocks whose tiles lie below each other: each fetches half of the weight for both
   int cluster;
   // Clusters that lie below each other and are done before the columns beside them
   int group;
-  // Steps by which the second warpgroup follows the first
-  int lag;
 };
 
 // Elements of k of a row that lie together in shared memory: 128 bytes.

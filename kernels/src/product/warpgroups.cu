@@ -27,6 +27,8 @@ PwStatus launch(const PwProduct& op, const Plan& plan, PwStream stream) {
       return launch_warpgroups_kernel<T, Shape<2, 96>>(op, plan, stream);
     case 128:
       return launch_warpgroups_kernel<T, Shape<2, 128>>(op, plan, stream);
+    case 160:
+      return launch_warpgroups_kernel<T, Shape<2, 160>>(op, plan, stream);
     case 192:
       return launch_warpgroups_kernel<T, Shape<2, 192>>(op, plan, stream);
     case 224:

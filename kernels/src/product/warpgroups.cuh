@@ -7,13 +7,13 @@
 // A stage holds the rows that a tile has, not those that its products read: what lies behind them, the next operand or the next
 // stage, makes rows and columns of sums that are never stored. So a step of one row is fetched as 8 rows and multiplied as 64.
 //
-// Blocks of a cluster may share x or the weight: each fetches a part and the copy engine writes it to all of them. A block
-// whose peers write into its stages tells all of them when a stage is free.
+// The two blocks of a cluster share the weight: each fetches half and the copy engine writes it to both. A block whose peer
+// writes into its stages tells it when a stage is free.
 //
 // Weights that are settled are asked for before the previous kernel has ended.
 //
-// A narrow tile's step is over in two hundred cycles, and a warp by itself takes five for an instruction: what is done in every
-// step is as little as can be.
+// A narrow tile's step is over in three hundred cycles, and a warp by itself takes about five for an instruction: what is done
+// in every step is as little as can be.
 #pragma once
 
 #include "common/cluster.cuh"
@@ -25,11 +25,11 @@
 
 namespace pw::dense {
 
-// How one operand is fetched: a box of so many rows a chunk, and where the next box begins, of the weight's other half or of
-// what another block of the cluster fetches.
+// How one operand is fetched: for each chunk of k one box of rows or two.
 struct Fetch {
   int box_rows;
-  int stride;
+  // From the first box to the second: the weight's other half, or what the other block of the cluster fetches
+  int second_box;
   // What comes to a stage, from all blocks
   int bytes;
   // From the stage's begin, and from one chunk to the next
@@ -41,24 +41,23 @@ struct Params {
   PwProduct op;
   Fetch x;
   Fetch weight;
-  Share share;
   int cluster;
   int group;
-  // Columns of `out` that a tile has
+  // Rows of x and columns of `out` of a tile
+  int tile_rows;
   int tile_columns;
-  // Clusters down and across
+  // Clusters down and tiles across
   int num_down;
   int num_across;
   int num_steps;
   int num_stages;
   int stage_bytes;
-  // Steps by which the second warpgroup follows the first; less than stages, and if not 0, a tile has more steps than stages
-  int lag;
 };
 
 constexpr int kMaxStages = 64;
-// The barriers stand before the stages.
+// Before the stages stand their barriers: those of full ones, then those of empty ones.
 constexpr int kRingOffset = 1024;
+static_assert(2 * kMaxStages * sizeof(uint64_t) <= kRingOffset, "stages begin at a multiple of 1024 bytes");
 
 // Warpgroups and columns of their products.
 template <int kWarpgroupsOf, int kWidthOf>
@@ -67,40 +66,41 @@ struct Shape {
   static constexpr int kWidth = kWidthOf;
   static constexpr int kRows = kWarpgroups * kWarpgroupRows;
   static constexpr int kThreads = (kWarpgroups + 1) * kWarpgroup;
-  // Chunks of k in a stage: few rows are worth a barrier only if they come with twice as much of k.
+  // Chunks of k in a stage: a narrow one is not worth barriers of its own.
   static constexpr int kChunks = kWidth <= 64 ? 2 : 1;
 };
 
 #ifdef PW_HAS_WARPGROUP_PRODUCTS
 
-// A place in a ring whose length is known at run time, as addresses: the stage, and its barriers.
-class StagePlace {
- public:
-  __device__ StagePlace(const Params& params, uint32_t shared)
-      : stage_bytes_(params.stage_bytes), begin_(shared + kRingOffset), barriers_(shared), stage(begin_), full(shared) {
-    end_ = begin_ + params.num_stages * stage_bytes_;
-  }
-  __device__ __forceinline__ uint32_t empty() const { return full + kMaxStages * 8; }
-  __device__ __forceinline__ void advance() {
-    stage += stage_bytes_;
-    full += 8;
-    if (stage == end_) {
-      stage = begin_;
-      full = barriers_;
-      parity ^= 1;
-    }
-  }
-
- private:
-  const int stage_bytes_;
-  const uint32_t begin_;
-  const uint32_t barriers_;
-  uint32_t end_;
-
- public:
+// A place in the ring as addresses: of a stage, and of the barriers that say it is full and it is empty. Rounds of the ring
+// alternate in parity.
+struct RingPlace {
   uint32_t stage;
   uint32_t full;
   uint32_t parity = 0;
+
+  __device__ RingPlace(const Params& params, uint32_t shared)
+      : stage(shared + kRingOffset),
+        full(shared),
+        stage_bytes_(params.stage_bytes),
+        begin_(shared),
+        end_(stage + params.num_stages * params.stage_bytes) {}
+
+  __device__ __forceinline__ uint32_t empty() const { return full + kMaxStages * uint32_t(sizeof(uint64_t)); }
+
+  __device__ __forceinline__ void advance() {
+    stage += stage_bytes_;
+    full += sizeof(uint64_t);
+    if (stage != end_) return;
+    stage = begin_ + kRingOffset;
+    full = begin_;
+    parity ^= 1;
+  }
+
+ private:
+  const uint32_t stage_bytes_;
+  const uint32_t begin_;
+  const uint32_t end_;
 };
 
 // The first row of x and the first column of `out` of a block's tile.
@@ -110,16 +110,13 @@ struct Corner {
 };
 
 // The cluster's i-th tile: groups of rows one after another; within one, down before across.
-template <int kRows>
 __device__ __forceinline__ Corner corner_of(const Params& params, int index, int rank) {
   const int per_group = params.group * params.num_across;
   const int first_down = index / per_group * params.group;
   const int in_group = index % per_group;
   const int height = min(params.group, params.num_down - first_down);
-  int down = first_down + in_group % height, across = in_group / height;
-  if (params.share == Share::kWeight) down = down * params.cluster + rank;
-  if (params.share == Share::kX) across = across * params.cluster + rank;
-  return {down * kRows, across * params.tile_columns};
+  const int down = (first_down + in_group % height) * params.cluster + rank;
+  return {down * params.tile_rows, in_group / height * params.tile_columns};
 }
 
 enum class Operand { kX, kWeight };
@@ -132,9 +129,7 @@ class Producer {
       : map_(map),
         params_(params),
         fetch_(kOperand == Operand::kX ? params.x : params.weight),
-        rank_(params.cluster > 1 ? cluster_rank() : 0),
-        is_shared_(params.share == (kOperand == Operand::kX ? Share::kX : Share::kWeight)),
-        is_gated_(kOperand == Operand::kWeight && params.op.end == PW_PRODUCT_GATED),
+        rank_(cluster_rank()),
         place_(params, shared) {}
 
   __device__ void run() {
@@ -142,31 +137,39 @@ class Producer {
     if (kOperand == Operand::kX || params_.op.weight_state == PW_WEIGHT_FRESH) wait_for_previous();
     const int num_tiles = params_.num_down * params_.num_across;
     for (int tile = blockIdx.x / params_.cluster; tile < num_tiles; tile += gridDim.x / params_.cluster) {
-      fetch_tile(corner_of<S::kRows>(params_, tile, rank_));
+      fetch_tile(corner_of(params_, tile, rank_));
     }
   }
 
  private:
-  // Of one tile, all of k. The parts of a shared operand follow each other, in the tensor or as halves.
+  // Of one tile, all of k.
   __device__ __forceinline__ void fetch_tile(const Corner& corner) {
-    const int part = is_shared_ ? rank_ : 0;
-    const int first_row = (kOperand == Operand::kX ? corner.row : corner.column) + (is_gated_ ? 0 : part * fetch_.box_rows);
-    const uint32_t offset = fetch_.offset + part * fetch_.stride;
     for (int step = 0, k = 0; step < params_.num_steps; ++step) {
       // The ring is empty in its first round.
       mbarrier_wait(place_.empty(), place_.parity ^ 1);
       mbarrier_arrive_expecting(place_.full, fetch_.bytes);
 #pragma unroll
       for (int chunk = 0; chunk < S::kChunks; ++chunk, k += kChunkElements) {
-        const uint32_t to = place_.stage + offset + chunk * fetch_.chunk_stride;
-        if (is_shared_) {
-          copy_box_to_blocks(to, &map_, place_.full, k, first_row, is_gated_ ? part : 0, (1u << params_.cluster) - 1);
+        const uint32_t to = place_.stage + fetch_.offset + chunk * fetch_.chunk_stride;
+        if constexpr (kOperand == Operand::kX) {
+          copy_box(to, &map_, place_.full, k, corner.row, 0);
         } else {
-          copy_box(to, &map_, place_.full, k, first_row, 0);
-          if (is_gated_) copy_box(to + fetch_.stride, &map_, place_.full, k, first_row, 1);
+          fetch_weight(to, k, corner.column);
         }
       }
       place_.advance();
+    }
+  }
+
+  // Of a gated product the boxes are gates and ups, else rows that follow each other.
+  __device__ __forceinline__ void fetch_weight(uint32_t to, int k, int row) {
+    const bool is_gated = params_.op.end == PW_PRODUCT_GATED;
+    if (params_.cluster == 1) {
+      copy_box(to, &map_, place_.full, k, row, 0);
+      if (is_gated) copy_box(to + fetch_.second_box, &map_, place_.full, k, row, 1);
+    } else {
+      const int first_row = is_gated ? row : row + rank_ * fetch_.box_rows;
+      copy_box_to_blocks(to + rank_ * fetch_.second_box, &map_, place_.full, k, first_row, is_gated ? rank_ : 0, 0b11);
     }
   }
 
@@ -174,25 +177,7 @@ class Producer {
   const Params& params_;
   const Fetch& fetch_;
   const int rank_;
-  const bool is_shared_;
-  const bool is_gated_;
-  StagePlace place_;
-};
-
-// Lets the second warpgroup follow the first by some steps: while one stores its sums, the other has the tensor cores.
-class Lag {
- public:
-  __device__ Lag(int steps, int warpgroup) : steps_(steps), warpgroup_(warpgroup) {}
-  __device__ __forceinline__ void begin_tile() const {
-    if (steps_ > 0 && warpgroup_ == 1) asm volatile("bar.sync 1, 256;" ::: "memory");
-  }
-  __device__ __forceinline__ void end_step(int step) const {
-    if (step + 1 == steps_ && warpgroup_ == 0) asm volatile("bar.arrive 1, 256;" ::: "memory");
-  }
-
- private:
-  const int steps_;
-  const int warpgroup_;
+  RingPlace place_;
 };
 
 // A warpgroup that multiplies.
@@ -207,28 +192,31 @@ class Consumer {
         place_(params, shared) {}
 
   __device__ void run() {
-    const int rank = params_.cluster > 1 ? cluster_rank() : 0;
+    const int rank = cluster_rank();
     const int num_tiles = params_.num_down * params_.num_across;
     for (int tile = blockIdx.x / params_.cluster; tile < num_tiles; tile += gridDim.x / params_.cluster) {
+      const Place place = place_of(corner_of(params_, tile, rank));
       float sums[S::kWidth / 2];
-      multiply(sums);
-      const Corner corner = corner_of<S::kRows>(params_, tile, rank);
-      const int columns = params_.op.end == PW_PRODUCT_GATED ? params_.op.n / 2 : params_.op.n;
-      const Place place = {params_.op.out,       params_.op.out_stride,
-                           corner.row + warp_ * 16, params_.op.rows,
-                           corner.column,        min(corner.column + params_.tile_columns, columns)};
-      end_product<T>(params_.op, sums, place, lane_);
+      Old<S::kWidth / 8> old;
+      multiply(sums, old, place);
+      end_product<T>(params_.op, sums, old, place, lane_);
     }
   }
 
  private:
-  // The sums of a tile's 64 rows, over all of k.
-  __device__ __forceinline__ void multiply(float (&sums)[S::kWidth / 2]) {
-    const Lag lag(S::kWarpgroups == 2 ? params_.lag : 0, warp_ / 4);
+  // Of this warp's rows of a tile.
+  __device__ __forceinline__ Place place_of(const Corner& corner) const {
+    const PwProduct& op = params_.op;
+    const int columns = op.end == PW_PRODUCT_GATED ? op.n / 2 : op.n;
+    return {op.out,        op.out_stride, corner.row + warp_ * 16, min(corner.row + params_.tile_rows, op.rows),
+            corner.column, min(corner.column + params_.tile_columns, columns)};
+  }
+
+  // The sums of a tile's 64 rows, over all of k. What they are added to is asked for while the last are made.
+  __device__ __forceinline__ void multiply(float (&sums)[S::kWidth / 2], Old<S::kWidth / 8>& old, const Place& place) {
     const uint32_t x_offset = warp_ / 4 * (kWarpgroupRows * kChunkBytes);
     uint32_t previous = 0;
     pin(sums);
-    lag.begin_tile();
     for (int step = 0; step < params_.num_steps; ++step) {
       mbarrier_wait(place_.full, place_.parity);
       const uint32_t a = (place_.stage + x_offset) / 16, b = (place_.stage + params_.weight.offset) / 16;
@@ -243,18 +231,18 @@ class Consumer {
         }
       }
       products_commit();
-      lag.end_step(step);
       products_wait<1>();
       if (step > 0) release(previous);
       previous = place_.empty();
       place_.advance();
     }
+    if (params_.op.end == PW_PRODUCT_ADD) old.template load<T>(place, lane_);
     products_wait<0>();
     pin(sums);
     release(previous);
   }
 
-  // Tells every block that writes into the stage.
+  // Tells the blocks that write into the stage.
   __device__ __forceinline__ void release(uint32_t empty) {
     if (params_.cluster == 1) {
       if (lane_ == 0) mbarrier_arrive(empty);
@@ -266,21 +254,21 @@ class Consumer {
   const Params& params_;
   const int lane_;
   const int warp_;
-  StagePlace place_;
+  RingPlace place_;
 };
 
 template <class S>
 __device__ void init_barriers(const Params& params, uint8_t* shared) {
   uint64_t* const full = reinterpret_cast<uint64_t*>(shared);
   for (int i = 0; i < params.num_stages; ++i) {
-    // One for each operand
+    // Of the threads that ask for x and for the weight
     mbarrier_init(full + i, 2);
     mbarrier_init(full + kMaxStages + i, S::kWarpgroups * (kWarpgroup / 32) * params.cluster);
   }
   mbarrier_init_done();
 }
 
-// All blocks of the cluster.
+// All threads of the cluster.
 __device__ __forceinline__ void meet(const Params& params) {
   if (params.cluster > 1) {
     cluster_arrive();

@@ -16,18 +16,13 @@ inline int round_up(int value, int to) { return (value + to - 1) / to * to; }
 template <class S>
 void lay_out(Params& params, const Plan& plan) {
   const bool is_gated = params.op.end == PW_PRODUCT_GATED;
-  const int num_x_boxes = plan.share == Share::kX ? plan.cluster : 1;
-  const int num_weight_boxes = plan.share == Share::kWeight ? plan.cluster : is_gated ? 2 : 1;
-  // The swizzle repeats every 8 rows.
-  const int fetched_rows = params.op.rows < S::kRows ? params.op.rows : S::kRows;
-  const int x_box_rows = round_up(int(div_up(fetched_rows, num_x_boxes)), 8);
-  const int weight_box_rows = plan.cols / num_weight_boxes;
-
-  const int x_stride = x_box_rows * kChunkBytes, x_chunk = num_x_boxes * x_stride;
-  const int weight_stride = (is_gated ? S::kWidth / 2 : weight_box_rows) * kChunkBytes;
-  const int weight_chunk = (num_weight_boxes - 1) * weight_stride + weight_box_rows * kChunkBytes;
-  params.x = {x_box_rows, x_stride, S::kChunks * x_chunk, 0, x_chunk};
-  params.weight = {weight_box_rows, weight_stride, S::kChunks * plan.cols * kChunkBytes, S::kChunks * x_chunk, weight_chunk};
+  const int num_boxes = plan.cluster == 2 || is_gated ? 2 : 1;
+  const int box_rows = plan.cols / num_boxes;
+  const int second_box = (is_gated ? S::kWidth / 2 : box_rows) * kChunkBytes;
+  const int x_chunk = params.tile_rows * kChunkBytes;
+  const int weight_chunk = (num_boxes - 1) * second_box + box_rows * kChunkBytes;
+  params.x = {params.tile_rows, 0, S::kChunks * x_chunk, 0, x_chunk};
+  params.weight = {box_rows, second_box, S::kChunks * plan.cols * kChunkBytes, S::kChunks * x_chunk, weight_chunk};
   params.stage_bytes = S::kChunks * (x_chunk + weight_chunk);
   // Products read whole operands; those of the last stage must not end beyond the block's memory.
   const int x_end = (S::kChunks - 1) * x_chunk + S::kRows * kChunkBytes;
@@ -37,22 +32,22 @@ void lay_out(Params& params, const Plan& plan) {
   if (params.num_stages > kMaxStages) params.num_stages = kMaxStages;
 }
 
+// Tiles are equally high, so that the last one is not mostly rows that are not there: the copy engine takes longer for them
+// than for others.
 template <class S>
 Params params_of(const PwProduct& op, const Plan& plan) {
   Params params;
   params.op = op;
-  params.share = plan.share;
   params.cluster = plan.cluster;
   const bool is_gated = op.end == PW_PRODUCT_GATED;
+  // The swizzle repeats every 8 rows.
+  params.tile_rows = round_up(int(div_up(op.rows, div_up(op.rows, S::kRows))), 8);
   params.tile_columns = is_gated ? plan.cols / 2 : plan.cols;
-  const int64_t down = div_up(op.rows, S::kRows);
-  const int64_t across = div_up(is_gated ? op.n / 2 : op.n, params.tile_columns);
-  params.num_down = int(div_up(down, plan.share == Share::kWeight ? plan.cluster : 1));
-  params.num_across = int(div_up(across, plan.share == Share::kX ? plan.cluster : 1));
+  params.num_down = int(div_up(op.rows, params.tile_rows * plan.cluster));
+  params.num_across = int(div_up(is_gated ? op.n / 2 : op.n, params.tile_columns));
   params.group = plan.group < params.num_down ? plan.group : params.num_down;
   params.num_steps = int(div_up(op.k, S::kChunks * kChunkElements));
   lay_out<S>(params, plan);
-  params.lag = plan.lag < params.num_stages && params.num_stages < params.num_steps ? plan.lag : 0;
   return params;
 }
 

@@ -65,7 +65,9 @@ __global__ void __launch_bounds__(kWarps * 32) warps_kernel(const PwProduct op, 
   }
   const Place place = {op.out,  op.out_stride, first_row + warp * 16, op.rows,
                        first_column, min(first_column + tile_columns, columns)};
-  end_product<T>(op, sums, place, lane);
+  Old<kTileCols / 8> old;
+  if (op.end == PW_PRODUCT_ADD) old.template load<T>(place, lane);
+  end_product<T>(op, sums, old, place, lane);
 }
 
 }  // namespace

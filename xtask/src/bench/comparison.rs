@@ -65,6 +65,20 @@ struct Side<'a> {
     unit: &'static str,
 }
 
+impl<'a> Side<'a> {
+    fn of(contender: &'a Contender, values: &[f64], metric: Metric) -> Self {
+        let Summary { median, spread } = Summary::of(values);
+        Self {
+            name: &contender.name,
+            version: &contender.version,
+            flags: contender.command_line(),
+            median: rounded(median),
+            spread: rounded(spread),
+            unit: metric.unit(),
+        }
+    }
+}
+
 impl Summary {
     /// Of at least one value.
     pub(super) fn of(values: &[f64]) -> Self {
@@ -136,13 +150,6 @@ impl Comparison<'_> {
     pub(super) fn row(&self, table: &str) -> Row<'_> {
         let ratios = self.ratios();
         let Summary { median, spread } = Summary::of(&ratios);
-        let side = |contender: &'_ Contender, values: &[f64]| {
-            let Summary { median, spread } = Summary::of(values);
-            (contender.command_line(), rounded(median), rounded(spread))
-        };
-        let (our_flags, our_median, our_spread) = side(self.pagewise, &self.ours);
-        let (their_flags, their_median, their_spread) = side(self.peer, &self.theirs);
-        let unit = self.metric.unit();
         Row {
             name: format!("{table}/{} against {}", self.what(), self.peer.name),
             median: rounded(median),
@@ -151,22 +158,8 @@ impl Comparison<'_> {
             pairs: ratios.into_iter().map(rounded).collect(),
             goal: self.goal.map(Goal::text),
             met: self.is_met(),
-            pagewise: Side {
-                name: &self.pagewise.name,
-                version: &self.pagewise.version,
-                flags: our_flags,
-                median: our_median,
-                spread: our_spread,
-                unit,
-            },
-            peer: Side {
-                name: &self.peer.name,
-                version: &self.peer.version,
-                flags: their_flags,
-                median: their_median,
-                spread: their_spread,
-                unit,
-            },
+            pagewise: Side::of(self.pagewise, &self.ours, self.metric),
+            peer: Side::of(self.peer, &self.theirs, self.metric),
             requests_sha256: &self.requests_sha256,
         }
     }

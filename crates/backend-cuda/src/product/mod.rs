@@ -112,22 +112,24 @@ impl Products {
         })
     }
 
-    /// Whether our own kernel makes products of this shape.
-    pub(crate) fn are_own(&self, shape: &ProductShape, end: End) -> bool {
-        match self.arithmetic {
-            Arithmetic::Fastest => own::is_faster(&self.card, shape, end),
-            Arithmetic::BatchInvariant => true,
-        }
+    /// Whether gated products with a dense weight of this shape are made in one go, by our own kernel.
+    pub(crate) fn gate(&self, n: usize, k: usize) -> bool {
+        self.arithmetic == Arithmetic::BatchInvariant || own::gates_faster(&self.card, n, k)
     }
 
     /// Enqueues a product.
     ///
     /// # Panics
-    /// If it ends with a gate and is none of [our own](Self::are_own).
+    /// If it ends with a gate, and products with this weight [do not](Self::gate).
     pub(crate) fn multiply(&mut self, kernels: &Kernels, product: &Product) -> Result<(), CudaError> {
         let &Product { shape, ranges, end, weight_state: _ } = product;
         check_bounds(&shape, end, ranges);
-        if self.are_own(&shape, end) {
+        let is_own = match (self.arithmetic, end) {
+            (Arithmetic::BatchInvariant, _) => true,
+            (Arithmetic::Fastest, End::Gate) => own::gates_faster(&self.card, shape.n, shape.k),
+            (Arithmetic::Fastest, End::Store | End::Add) => own::is_faster(&self.card, &shape),
+        };
+        if is_own {
             return own::enqueue(kernels, product);
         }
         assert!(end != End::Gate, "cuBLASLt has no gates");

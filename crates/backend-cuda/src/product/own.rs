@@ -18,20 +18,16 @@ pub(crate) fn takes(n: usize, k: usize) -> bool {
     n.is_multiple_of(2 * ACCESS) && k.is_multiple_of(ACCESS)
 }
 
-/// Whether it is faster than cuBLASLt, as measured on an H100 (`docs/kernels/products.md`): where the weight is read once
-/// and that is all that counts, and where a gate need not go through memory. On other cards it does not use the tensor cores
-/// to the full.
-pub(crate) fn is_faster(card: &Card, shape: &ProductShape, end: End) -> bool {
+/// Whether it is faster than cuBLASLt and a kernel for the gates, with any number of rows, for these need not go through
+/// memory: as measured on an H100 (`docs/kernels/products.md`). On other cards it does not use the tensor cores to the full.
+pub(crate) fn gates_faster(card: &Card, n: usize, k: usize) -> bool {
+    card.capability.0 == 9 && takes(n, k)
+}
+
+/// Whether it is faster without a gate: with few rows, where reading the weight is all that counts.
+pub(crate) fn is_faster(card: &Card, shape: &ProductShape) -> bool {
     const FEW_ROWS: usize = 64;
-    // Between one tile of rows and two whole ones.
-    const UNEVEN_ROWS: core::ops::Range<usize> = 129..256;
-    if card.capability.0 != 9 || !takes(shape.n, shape.k) {
-        return false;
-    }
-    match end {
-        End::Gate => !UNEVEN_ROWS.contains(&shape.rows),
-        End::Store | End::Add => shape.rows <= FEW_ROWS,
-    }
+    card.capability.0 == 9 && takes(shape.n, shape.k) && shape.rows <= FEW_ROWS
 }
 
 /// Enqueues a product.
