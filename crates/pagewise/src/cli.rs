@@ -111,8 +111,8 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     pub(crate) enforce_eager: bool,
     /// Let a request's tokens depend on nothing but itself, to the last bit: not on who shares its steps, how its prompt is cut,
-    /// or whether it was preempted. Products and attention then have one order of sums, which takes a little longer, and much
-    /// longer with quantised weights. On the CPU it is always so.
+    /// or whether it was preempted. Products and attention then have one order of sums, which takes a little longer, with
+    /// quantised weights nearly twice as long. On the CPU it is always so.
     #[arg(long)]
     pub(crate) batch_invariant: bool,
     /// Share the KV blocks of equal prompt prefixes, which is the default.
