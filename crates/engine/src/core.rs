@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{self, Write};
 
 use kv_paging::PrefixCaching;
-use scheduler::{ConfigError, NewRequest, Planned, Policy, Scheduler, SchedulerConfig, Update};
+use scheduler::{ConfigError, EXPECTED_OUTPUT_TOKENS, NewRequest, Planned, Policy, Scheduler, SchedulerConfig, Update};
 use serving_types::{
     Batch, BatchOutput, Executor, ExecutorError, ExecutorLimits, FinishReason, InFlight, MemoryEntry, RequestId,
     StepId, Timestamp, Usage,
@@ -26,6 +26,8 @@ pub struct EngineConfig {
     pub policy: Policy,
     /// Most tokens of prompts in a step in which other requests generate: bounds the gaps between their tokens.
     pub max_mixed_prefill_tokens: u32,
+    /// Tokens that an output is taken to become before any has ended.
+    pub expected_output_tokens: u32,
 }
 
 impl Default for EngineConfig {
@@ -35,6 +37,7 @@ impl Default for EngineConfig {
             prefix_caching: PrefixCaching::On,
             policy: Policy::default(),
             max_mixed_prefill_tokens: u32::MAX,
+            expected_output_tokens: EXPECTED_OUTPUT_TOKENS,
         }
     }
 }
@@ -107,6 +110,7 @@ impl EngineCore {
         let scheduler_config = SchedulerConfig {
             policy: config.policy,
             max_mixed_prefill_tokens: config.max_mixed_prefill_tokens,
+            expected_output_tokens: config.expected_output_tokens,
             ..SchedulerConfig::from_limits(&limits, config.max_requests, config.prefix_caching)
         };
         Ok(Self {

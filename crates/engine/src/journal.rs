@@ -33,6 +33,8 @@ pub enum JournalEntry {
         policy: usize,
         /// Of the configuration.
         max_mixed_prefill_tokens: u32,
+        /// Of the configuration.
+        expected_output_tokens: u32,
     },
     /// A call of [`EngineCore::step`](crate::EngineCore::step). What it does follows, until the next one.
     Step {
@@ -87,7 +89,15 @@ impl JournalEntry {
     /// The configuration of a first entry.
     #[must_use]
     pub fn config(&self) -> Option<EngineConfig> {
-        let Self::Begin { max_requests, prefix_caching, policy, max_mixed_prefill_tokens, .. } = self else {
+        let Self::Begin {
+            max_requests,
+            prefix_caching,
+            policy,
+            max_mixed_prefill_tokens,
+            expected_output_tokens,
+            limits: _,
+        } = self
+        else {
             return None;
         };
         let prefix_caching = if *prefix_caching { PrefixCaching::On } else { PrefixCaching::Off };
@@ -96,6 +106,7 @@ impl JournalEntry {
             prefix_caching,
             policy: *POLICIES.get(*policy)?,
             max_mixed_prefill_tokens: *max_mixed_prefill_tokens,
+            expected_output_tokens: *expected_output_tokens,
         })
     }
 }
@@ -141,10 +152,18 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn new(sink: Box<dyn Write + Send>, limits: ExecutorLimits, config: EngineConfig) -> Self {
         let mut journal = Self { sink, salts: Vec::new(), error: None };
-        let EngineConfig { max_requests, prefix_caching, policy, max_mixed_prefill_tokens } = config;
+        let EngineConfig { max_requests, prefix_caching, policy, max_mixed_prefill_tokens, expected_output_tokens } =
+            config;
         let policy = POLICIES.iter().position(|listed| *listed == policy).expect("every policy is listed");
         let prefix_caching = prefix_caching == PrefixCaching::On;
-        journal.write(&JournalEntry::Begin { limits, max_requests, prefix_caching, policy, max_mixed_prefill_tokens });
+        journal.write(&JournalEntry::Begin {
+            limits,
+            max_requests,
+            prefix_caching,
+            policy,
+            max_mixed_prefill_tokens,
+            expected_output_tokens,
+        });
         journal
     }
 

@@ -7,6 +7,9 @@ use serving_types::{ExecutorLimits, SamplingParams};
 
 use crate::{Policy, Refusal};
 
+/// Longer than most answers, so that the first requests of an engine are not preempted.
+pub const EXPECTED_OUTPUT_TOKENS: u32 = 1024;
+
 /// Limits of a scheduler; constant over its life.
 #[derive(Clone, Copy, Debug)]
 pub struct SchedulerConfig {
@@ -21,6 +24,9 @@ pub struct SchedulerConfig {
     /// Of these, most tokens of prompts in a batch with rows that decode: bounds the gaps between the tokens of those. At
     /// least 1, so that prompts go on whatever decodes.
     pub max_mixed_prefill_tokens: u32,
+    /// Tokens that an output is taken to become before any has ended; later it is what they became. So many requests run at a
+    /// time as the pool is expected to hold until they end.
+    pub expected_output_tokens: u32,
     /// Most rows in a batch, which is also the most requests that run at a time.
     pub max_batch_rows: u32,
     /// Longest context of a request, prompt and output together, in tokens.
@@ -43,6 +49,7 @@ impl SchedulerConfig {
             num_host_blocks: limits.num_host_blocks,
             max_batch_tokens: limits.max_batch_tokens,
             max_mixed_prefill_tokens: limits.max_batch_tokens,
+            expected_output_tokens: EXPECTED_OUTPUT_TOKENS,
             max_batch_rows: limits.max_batch_rows,
             max_model_len: limits.max_model_len,
             max_waiting,
@@ -96,6 +103,7 @@ impl SchedulerConfig {
             ("num_blocks", self.num_blocks, 1),
             ("max_batch_tokens", self.max_batch_tokens, 1),
             ("max_mixed_prefill_tokens", self.max_mixed_prefill_tokens, 1),
+            ("expected_output_tokens", self.expected_output_tokens, 1),
             ("max_batch_rows", self.max_batch_rows, 1),
             ("max_model_len", self.max_model_len, 2),
         ] {

@@ -13,7 +13,8 @@
 //! [`Scheduler::plan`] fills a batch in this order, inside the token budget:
 //! 1. *Decodes*: running requests of which one token is missing, in admission order, so that no long prompt delays them.
 //! 2. *Chunks*: prompts under way (or recomputed ones), as much of each as the budget still holds.
-//! 3. *Admissions*: the waiting request that the [`Policy`] puts first, if it fits whole next to what already runs.
+//! 3. *Admissions*: the waiting request that the [`Policy`] puts first, if it fits whole next to what already runs and all
+//!    are expected to find the blocks that they will grow into.
 //!
 //! A step with decodes takes as long as its prompts, and whoever decodes waits for that between two tokens. So it may have a
 //! smaller budget for prompts than a step without.
@@ -33,7 +34,9 @@
 //! since no request is accepted that the whole pool could not hold, some request always ends. Blocks named by a step in
 //! flight come back only when that step does, so a request also sits out rather than preempt more than it must.
 //!
-//! Computing again is a loss, so it is not done over and over. Whoever comes back is spared, if there is another, until it
+//! Computing again is a loss, so it is foreseen: outputs are taken to become as long as those that ended lately (as a
+//! configured number before any has), or as long as they may, and a request is admitted only if the pool will hold all at the time when they
+//! hold most, those gone that end before. Nor is it done over and over. Whoever comes back is spared, if there is another, until it
 //! has 16 tokens more than it came with; and each preemption doubles the room to grow (in blocks, one at first) that running
 //! requests must be left when another is admitted. Each request that ends takes one back.
 //!
@@ -71,6 +74,7 @@ mod complete;
 mod config;
 mod cost;
 mod deadline;
+mod forecast;
 mod plan;
 mod queue;
 mod request;
@@ -78,7 +82,7 @@ mod running;
 mod scheduler;
 mod update;
 
-pub use config::{ConfigError, SchedulerConfig};
+pub use config::{ConfigError, EXPECTED_OUTPUT_TOKENS, SchedulerConfig};
 pub use kv_paging::{PrefixCaching, PrefixKeys};
 pub use plan::Planned;
 pub use queue::Policy;

@@ -8,6 +8,7 @@ use serving_types::{Batch, BlockId, HostBlockId, HostCopy, OpenSlot, Row, RowInp
 
 use crate::Scheduler;
 use crate::cost::StepShape;
+use crate::forecast::Growing;
 use crate::request::RequestIndex;
 use crate::running::Running;
 use crate::scheduler::kv_step;
@@ -61,6 +62,8 @@ struct Plan<'a> {
     short_of_blocks: bool,
     /// Some running request waits for copies from the host.
     awaits_copies: bool,
+    /// The forecast is of this plan's running requests.
+    has_forecast: bool,
 }
 
 impl Scheduler {
@@ -84,6 +87,7 @@ impl Scheduler {
             owed_blocks: 0,
             short_of_blocks: false,
             awaits_copies: false,
+            has_forecast: false,
         };
         self.num_backlog_tokens = 0;
         self.plan_decodes(&mut plan);
@@ -210,8 +214,8 @@ impl Scheduler {
             && !self.running.is_full()
         {
             let Some(index) = self.waiting.first() else { break };
-            // All its known tokens must fit beside what running requests still need for theirs, with room to grow into
-            // for each of them: otherwise it would be admitted only to be preempted.
+            // All its known tokens must fit beside what running requests still need for theirs, with room for all of them
+            // to grow: otherwise it would be admitted only for somebody to be preempted.
             let reserved_blocks = plan.owed_blocks + self.running.len() as u32 * self.num_spare_blocks;
             let (class, arrival) = (self.requests[index].class, self.requests[index].arrival);
             let attempt = Attempt { arrival, reserved_blocks, num_free_blocks: self.kv.num_free() };
@@ -223,12 +227,17 @@ impl Scheduler {
             let admission = self.kv.admit(&request.keys, request.matchable_tokens());
             let (mut table, mut num_cached) = (admission.table, admission.num_cached_tokens);
             let needed_blocks = self.config.blocks_for(num_tokens) - table.blocks().len() as u32;
-            if needed_blocks + reserved_blocks > self.kv.num_free() {
+            let gain = self.output_lengths.expected_gain(request.usage.output_tokens, request.max_output_tokens());
+            let growing = Growing { gain, num_blocks: needed_blocks };
+            if needed_blocks + reserved_blocks > self.kv.num_free() || !self.will_fit(growing, plan) {
                 self.kv.release(table, None);
                 self.last_failed = Some(attempt);
                 break;
             }
             self.last_failed = None;
+            if plan.has_forecast {
+                self.forecast.insert(growing);
+            }
             num_cached += self.fetch(index, &mut table, plan);
             let fetched_by = self.fetched_by(&table);
             let end = if fetched_by.is_some() {
@@ -260,6 +269,20 @@ impl Scheduler {
             }
             self.num_backlog_tokens += u64::from(num_tokens - end);
         }
+    }
+
+    /// Whether all running requests and this one will find the blocks that they are expected to need.
+    fn will_fit(&mut self, candidate: Growing, plan: &mut Plan<'_>) -> bool {
+        if self.running.len() == 0 {
+            return true;
+        }
+        if !plan.has_forecast {
+            let Self { forecast, running, config, output_lengths, .. } = self;
+            forecast.fill(running.slots().map(|slot| running[slot].growing(config, output_lengths)));
+            plan.has_forecast = true;
+        }
+        let room = self.kv.num_free().saturating_sub(plan.owed_blocks + candidate.num_blocks);
+        self.forecast.peak_growth(candidate, self.config.block_size) <= room
     }
 
     /// Continues the table of a request that is admitted with what the host holds of its tokens, unless they are computed

@@ -117,6 +117,11 @@ impl Request {
         self.usage.prompt_tokens
     }
 
+    /// Output at which the request ends for its length; at least 1.
+    pub(crate) fn max_output_tokens(&self) -> u32 {
+        self.max_len - self.num_prompt_tokens()
+    }
+
     /// The positions of `start..end` that a row has to score, with the tokens that follow them in the batch. Not again
     /// those that were scored before a preemption.
     pub(crate) fn score(&self, start: u32, end: u32, batch: &mut Batch) -> Option<Score> {

@@ -7,6 +7,8 @@ use core::ops::{Index, IndexMut};
 use kv_paging::{BlockId, BlockTable};
 use serving_types::{RequestClass, RowSlot, StepId, TokenId};
 
+use crate::SchedulerConfig;
+use crate::forecast::{Growing, OutputLengths};
 use crate::request::{Request, RequestIndex};
 
 /// Tokens that a request which comes back may generate before it is the first choice for preemption again.
@@ -116,6 +118,16 @@ impl Running {
 
     pub(crate) fn num_blocks(&self) -> u32 {
         self.table.blocks().len() as u32
+    }
+
+    /// What is expected of it. Blocks that it matched need not come back when it ends: others may share them.
+    pub(crate) fn growing(&self, config: &SchedulerConfig, lengths: &OutputLengths) -> Growing {
+        let num_own_tokens = self.num_tokens - self.num_matched;
+        Growing {
+            gain: lengths
+                .expected_gain(self.num_tokens - self.num_prompt_tokens, self.max_len - self.num_prompt_tokens),
+            num_blocks: config.blocks_for(num_own_tokens),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use kv_paging::{KvCache, KvCacheConfig, Usage as BlockUsage};
 use serving_types::{FinishReason, RequestId, RowSlot, StepId, Timestamp, Usage};
 
 use crate::cost::{StepCost, StepShape};
+use crate::forecast::{Forecast, OutputLengths};
 use crate::plan::{Attempt, PlannedRow, PlannedStep};
 use crate::queue::WaitingQueue;
 use crate::request::{Request, RequestIndex, RequestSlab};
@@ -24,7 +25,11 @@ pub struct Scheduler {
     pub(crate) waiting: WaitingQueue,
     pub(crate) running: RunningRequests,
     pub(crate) next_admission: u64,
-    /// Blocks to grow into that an admission must leave for each running request.
+    pub(crate) output_lengths: OutputLengths,
+    /// Of one plan; kept for its memory.
+    pub(crate) forecast: Forecast,
+    /// Blocks to grow into that an admission must leave for each running request, whatever is foreseen. More after
+    /// preemptions, which prove that too little was.
     pub(crate) num_spare_blocks: u32,
     /// The last attempt to admit a request, if it failed.
     pub(crate) last_failed: Option<Attempt>,
@@ -89,6 +94,8 @@ impl Scheduler {
             waiting: WaitingQueue::new(config.policy),
             running: RunningRequests::new(config.max_batch_rows),
             next_admission: 0,
+            output_lengths: OutputLengths::new(config.expected_output_tokens),
+            forecast: Forecast::default(),
             num_spare_blocks: 1,
             last_failed: None,
             deadlines: BTreeSet::new(),
@@ -261,6 +268,9 @@ impl Scheduler {
         }
         let request = self.requests.remove(index);
         self.by_id.remove(&request.id);
+        if matches!(reason, FinishReason::StopToken(_) | FinishReason::Length) {
+            self.output_lengths.observe(request.usage.output_tokens, request.max_output_tokens());
+        }
         if let Some(check_at) = request.check_at {
             self.deadlines.remove(&(check_at, request.id));
         }

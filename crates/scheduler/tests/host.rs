@@ -16,6 +16,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_host_blocks: 20,
     max_batch_tokens: 24,
     max_mixed_prefill_tokens: 24,
+    expected_output_tokens: 1,
     max_batch_rows: 4,
     max_model_len: 100,
     max_waiting: 10,

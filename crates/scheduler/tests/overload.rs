@@ -15,6 +15,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_host_blocks: 0,
     max_batch_tokens: 384,
     max_mixed_prefill_tokens: 384,
+    expected_output_tokens: 1,
     max_batch_rows: 32,
     max_model_len: 2048,
     max_waiting: usize::MAX,

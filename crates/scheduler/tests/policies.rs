@@ -14,6 +14,7 @@ const CONFIG: SchedulerConfig = SchedulerConfig {
     num_host_blocks: 0,
     max_batch_tokens: 32,
     max_mixed_prefill_tokens: 32,
+    expected_output_tokens: 1,
     max_batch_rows: 1,
     max_model_len: 100,
     max_waiting: 1000,

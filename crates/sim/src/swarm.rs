@@ -20,7 +20,15 @@ impl Scenario {
         // Not drawn, so that the seeds of past failures mean what they meant.
         let policy = [Policy::FirstCome, Policy::Priority, Policy::Fair][seed as usize % 3];
         let max_mixed_prefill_tokens = [u32::MAX, 1, 5, 16][seed as usize / 3 % 4];
-        let config = EngineConfig { max_requests: 1000, prefix_caching, policy, max_mixed_prefill_tokens };
+        // Where too little is expected, running out of blocks is not foreseen.
+        let expected_output_tokens = [1, EngineConfig::default().expected_output_tokens][seed as usize / 12 % 2];
+        let config = EngineConfig {
+            max_requests: 1000,
+            prefix_caching,
+            policy,
+            max_mixed_prefill_tokens,
+            expected_output_tokens,
+        };
         let mut chance = |of_runs, per_mille| if random.chance(of_runs) { per_mille } else { 0 };
         let mut faults = Faults {
             seed,
