@@ -19,7 +19,8 @@ pub(crate) struct ActivationBlock {
 /// Quantises a block: the largest magnitude becomes 127, the others the nearest integer, ties to even.
 ///
 /// A block with a NaN or an infinity gets the scale NaN, so that every product with it is NaN. A block whose largest
-/// magnitude is below 1e-36 is taken as zeros: `127 / max` would overflow.
+/// magnitude is at most 1e-36 is taken as zeros: `127 / max` would overflow. Above 1e37 the sum of a block may, and products with weights
+/// that have a minimum are then infinite or NaN.
 #[inline(always)]
 pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
     // Magnitudes compare like their bits, with NaN above infinity.

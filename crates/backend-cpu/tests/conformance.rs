@@ -58,6 +58,7 @@ macro_rules! every_topic {
                 check_branch_ends,
                 check_rope_append,
                 check_scores,
+                check_special_blocks,
                 check_special_values,
             ]
         );
@@ -72,5 +73,5 @@ topics!(
     exact,
     Exact,
     Instructions::best(),
-    [check_embeddings, check_gated_products, check_memory, check_products, check_special_values]
+    [check_embeddings, check_gated_products, check_memory, check_products, check_special_blocks, check_special_values,]
 );

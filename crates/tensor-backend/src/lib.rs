@@ -291,6 +291,10 @@ pub trait Backend: Sized + Send {
 
     /// `out = x · weightᵀ (+ bias)`.
     ///
+    /// Nothing here panics for what numbers are: a NaN or an infinity in a row of `x` spoils that row of `out`, and one among
+    /// the elements or scales of a row of the weight that column, whose elements are then NaN or infinite. All others are as
+    /// without it. The other products keep to this too.
+    ///
     /// # Errors
     /// The op could not be enqueued.
     fn matmul(&mut self, op: MatMul<'_, Self>) -> Result<(), Self::Error>;

@@ -15,12 +15,14 @@ mod reference;
 mod rows;
 mod sampling;
 pub mod shapes;
+mod special;
 
 pub use attention::{check_attention, check_block_copies, check_host_copies, check_rope_append};
 pub use memory::check_memory;
-pub use products::{check_branch_ends, check_gated_products, check_products, check_special_values};
+pub use products::{check_branch_ends, check_gated_products, check_products};
 pub use rows::{check_buffers, check_embeddings, check_gather, check_norms};
 pub use sampling::{check_choices, check_faults, check_fed_tokens, check_scores};
+pub use special::{check_special_blocks, check_special_values};
 
 use model_format::TensorFormat;
 
@@ -56,6 +58,7 @@ pub fn check_all<B: Backend>(backend: &mut B, options: &Options) {
     check_branch_ends(backend, options);
     check_gated_products(backend, options);
     check_special_values(backend, options);
+    check_special_blocks(backend, options);
     check_rope_append(backend, options);
     check_attention(backend, options);
     check_block_copies(backend, options);
