@@ -17,6 +17,16 @@ impl Instructions {
     /// Slowest first.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Avx2, Self::Avx512];
 
+    /// What reports and flags call them.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512-vnni",
+        }
+    }
+
     /// Whether this machine has them.
     #[must_use]
     pub fn available(self) -> bool {
@@ -49,10 +59,6 @@ impl Instructions {
 
 impl fmt::Display for Instructions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "plain",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512-vnni",
-        })
+        f.pad(self.name())
     }
 }

@@ -4,7 +4,8 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::builder::RangedI64ValueParser;
+use backend_cpu::Instructions;
+use clap::builder::{PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grpc_server::ServeOptions;
 
@@ -73,6 +74,10 @@ pub(crate) struct EngineArgs {
     /// activations, KV cache and unquantised weights, on a GPU only.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
+    /// Instructions of the inner loops on the CPU [default: the fastest that this machine has]. All give the same tokens; a
+    /// slower set shows what a faster one brings. Has no effect on a GPU.
+    #[arg(long, value_name = "SET", value_parser = instructions())]
+    pub(crate) cpu_instructions: Option<Instructions>,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) load_format: LoadFormat,
@@ -215,11 +220,12 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 17] = [
+const FLAGS_OF_LOADING: [&str; 18] = [
     "model",
     "config",
     "device",
     "dtype",
+    "cpu_instructions",
     "load_format",
     "max_model_len",
     "max_num_seqs",
@@ -398,6 +404,14 @@ pub(crate) struct WorkloadArgs {
     /// Output tokens of a drawn request.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 64)]
     pub(crate) output_len: u32,
+}
+
+/// A set of instructions by its name, whether this machine has it or not.
+fn instructions() -> impl TypedValueParser<Value = Instructions> {
+    PossibleValuesParser::new(Instructions::ALL.map(Instructions::name)).map(|name| {
+        let named = Instructions::ALL.into_iter().find(|instructions| instructions.name() == name);
+        named.expect("one of the possible values")
+    })
 }
 
 /// A count that is not 0.

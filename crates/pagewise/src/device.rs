@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use backend_cpu::{CpuBackend, CpuConfig, Precision};
+use backend_cpu::{CpuBackend, CpuConfig, CpuError, Instructions, Precision};
 use backend_cuda::{Arithmetic, CopyRates, CudaBackend, CudaConfig, CudaError};
 use model_format::TensorFormat;
 use model_runner::{Checkpoint, WarmUp};
@@ -105,7 +105,11 @@ fn open_cpu(args: &EngineArgs) -> Result<Opened> {
             "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache",
         );
     }
-    let backend = CpuBackend::new(CpuConfig { threads: None, precision })?;
+    let instructions = args.cpu_instructions.unwrap_or_else(Instructions::best);
+    if !instructions.available() {
+        bail!("--cpu-instructions: {}", CpuError::Instructions(instructions));
+    }
+    let backend = CpuBackend::with_instructions(CpuConfig { threads: None, precision }, instructions)?;
     Ok(Opened::Cpu(backend, Offer::of_cpu(precision, machine::available_memory_bytes())))
 }
 
@@ -119,6 +123,9 @@ fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, C
     };
     let arithmetic = if args.batch_invariant { Arithmetic::BatchInvariant } else { Arithmetic::Fastest };
     let backend = CudaBackend::open(&CudaConfig { ordinal: GPU, element, arithmetic, ..CudaConfig::default() })?;
+    if args.cpu_instructions.is_some() {
+        output::note("warning: --cpu-instructions has no effect on a GPU");
+    }
     let (free_bytes, total_bytes) = backend.memory_bytes()?;
     let share = args.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_SHARE);
     let offer = Offer::of_gpu(backend.activation_element(), free_bytes, total_bytes, share);

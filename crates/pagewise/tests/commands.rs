@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use backend_cpu::Instructions;
+
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny");
 
 /// Runs `pagewise` in an empty cache with some stdin.
@@ -127,6 +129,7 @@ fn wrong_flags_are_named() {
     check(&["generate", "--seed", "-1"], "'-1' for '--seed <SEED>'");
     check(&["generate", "--max-tokens", "-1"], "'-1' for '--max-tokens <TOKENS>'");
     check(&["serve", "--device", "tpu"], "[possible values: auto, cpu, cuda]");
+    check(&["serve", "--cpu-instructions", "sse9"], "[possible values: plain, avx2, avx512-vnni]");
     check(&["serve", "--gpu-memory-utilization", "1.5"], "must be above 0 and at most 1");
     check(&["bench", "latency", "--input-len", "0"], "'0' for '--input-len <TOKENS>': 0 is not in 1..");
     check(&["bench", "throughput", "--requests", "f", "--input-len", "9"], "cannot be used with");
@@ -241,6 +244,24 @@ fn bench_is_reproducible_and_counts_right() {
     let dummy = |seed: &str| bench(&config.to_string_lossy(), &["--load-format", "dummy", "--seed", seed]).0;
     assert_eq!(dummy("1"), dummy("1"));
     assert_ne!(dummy("1"), dummy("2"));
+}
+
+/// Every set that this machine has is forced in turn; the others are refused, with what there is.
+#[test]
+fn all_instructions_give_the_same_tokens() {
+    let tiny = format!("{TINY}/qwen3");
+    let (expected, _) = bench(&tiny, &["--device", "cpu"]);
+    for instructions in Instructions::ALL {
+        let forced = ["--device", "cpu", "--cpu-instructions", instructions.name()];
+        if !instructions.available() {
+            let arguments = [&["bench", "throughput", "--model", &tiny][..], &forced].concat();
+            check_refused(&arguments, &format!("this machine has no {instructions} instructions; it has plain"));
+            continue;
+        }
+        let (tokens, figures) = bench(&tiny, &forced);
+        assert_eq!(tokens, expected, "{instructions}");
+        assert!(figures["device"].as_str().is_some_and(|device| device.ends_with(instructions.name())), "{figures}");
+    }
 }
 
 #[test]
