@@ -17,6 +17,8 @@ fn check(precision: Precision, instructions: Instructions, check: fn(&mut CpuBac
         kv_elements: vec![Element::F32, Element::F16, Element::BF16],
         float_tolerance: 2e-5,
         quantised_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.05 },
+        bfloat16_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.01 },
+        bfloat16_floor: if precision == Precision::Exact { 0.0 } else { 2.0_f64.powi(-56) },
         bitwise_rows: true,
     };
     check(&mut backend, &options);
@@ -68,6 +70,7 @@ macro_rules! every_topic {
 every_topic!(plain, Instructions::Plain);
 every_topic!(avx2, Instructions::Avx2);
 every_topic!(avx512, Instructions::Avx512);
+every_topic!(avx512_bf16, Instructions::Avx512Bf16);
 // Only weights depend on the precision.
 topics!(
     exact,

@@ -34,6 +34,8 @@ fn options(element: Element) -> Options {
         kv_elements: vec![element],
         float_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
         quantised_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
+        bfloat16_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
+        bfloat16_floor: 0.0,
         bitwise_rows: false,
     }
 }

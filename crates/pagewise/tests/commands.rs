@@ -129,7 +129,7 @@ fn wrong_flags_are_named() {
     check(&["generate", "--seed", "-1"], "'-1' for '--seed <SEED>'");
     check(&["generate", "--max-tokens", "-1"], "'-1' for '--max-tokens <TOKENS>'");
     check(&["serve", "--device", "tpu"], "[possible values: auto, cpu, cuda]");
-    check(&["serve", "--cpu-instructions", "sse9"], "[possible values: plain, avx2, avx512-vnni]");
+    check(&["serve", "--cpu-instructions", "sse9"], "[possible values: plain, avx2, avx512-vnni, avx512-bf16]");
     check(&["serve", "--gpu-memory-utilization", "1.5"], "must be above 0 and at most 1");
     check(&["bench", "latency", "--input-len", "0"], "'0' for '--input-len <TOKENS>': 0 is not in 1..");
     check(&["bench", "throughput", "--requests", "f", "--input-len", "9"], "cannot be used with");

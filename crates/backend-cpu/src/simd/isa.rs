@@ -49,6 +49,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn sub_int(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn to_float(a: Self::Int) -> Self::Float;
+    /// The floats that have these bits.
+    unsafe fn from_bits(a: Self::Int) -> Self::Float;
 
     /// In each lane, the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`, times
     /// `x[i][j]`.
@@ -170,6 +172,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn to_float(a: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_bits(a: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(a) }
     }
 
     /// Sums of pairs are formed in 16 bits, as many of them as cannot overflow, before they are widened.
@@ -319,6 +326,11 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn to_float(a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_bits(a: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(a) }
     }
 
     #[inline(always)]

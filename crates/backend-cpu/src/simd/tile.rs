@@ -56,7 +56,7 @@ pub(crate) fn tile_product<S: VectorFloat>(path: Path, mut tile: TileProduct<'_,
         Instructions::Avx2 => unsafe { vector::product_avx2(tile) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { vector::product_avx512(tile) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { vector::product_avx512(tile) },
         _ => tile.plain(0),
     }
 }

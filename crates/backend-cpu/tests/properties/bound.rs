@@ -9,6 +9,9 @@ use crate::case::{BLOCK, Case, parts_of};
 /// Below this a block of activations counts as zeros.
 const ZERO_BELOW: f64 = 1e-36;
 
+/// Below this, weights in bfloat16 and the activations that meet them count as zeros: 2^-56.
+const SMALLEST_BFLOAT16: f64 = 1.0 / (1_u64 << 56) as f64;
+
 /// Where terms or partial sums may exceed single precision, nothing is said of the value.
 const LARGEST: f64 = 1e37;
 
@@ -57,6 +60,7 @@ impl<'a> Reference<'a> {
             return Verdict::Spoiled;
         }
         let quantised = self.case.precision == Precision::Native && self.case.format.block_len() > 1;
+        let rounded = self.case.precision == Precision::Native && self.case.format == TensorFormat::BF16;
         let magnitudes = &self.magnitudes[output * k..][..k];
         let (mut value, mut error, mut size, mut reach) = (0.0, 0.0, 0.0, 0.0);
         let blocks = x.chunks(BLOCK).zip(weights.chunks(BLOCK)).zip(magnitudes.chunks(BLOCK));
@@ -75,6 +79,12 @@ impl<'a> Reference<'a> {
             } else {
                 size += terms().map(|(x, weight)| (x * weight).abs()).sum::<f64>();
                 reach = size;
+            }
+            if rounded {
+                reach = reach.max(max);
+                // Half a step of eight bits, and elements that count as zeros.
+                error += terms().map(|(x, weight)| (x * weight).abs() / 256.0).sum::<f64>();
+                error += SMALLEST_BFLOAT16 * terms().map(|(x, weight)| x.abs() + weight.abs()).sum::<f64>();
             }
         }
         if reach > LARGEST {

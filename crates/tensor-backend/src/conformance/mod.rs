@@ -39,6 +39,10 @@ pub struct Options {
     pub float_tolerance: f64,
     /// Largest error of a product with weights of a block format, likewise: it may quantise activations.
     pub quantised_tolerance: f64,
+    /// Largest error of a product with bfloat16 weights, likewise: it may round activations to that.
+    pub bfloat16_tolerance: f64,
+    /// Below this, elements of such a product may count as zeros.
+    pub bfloat16_floor: f64,
     /// Whether a row's result must not depend on other rows or on the chunking by a single bit. Otherwise within the
     /// tolerances.
     pub bitwise_rows: bool,

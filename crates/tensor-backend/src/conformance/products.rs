@@ -12,8 +12,12 @@ use super::shapes::{PRODUCTS, ProductShape};
 use crate::{Backend, GatedMatMul, MatMul, MatMulAddRmsNorm, RowOrder, WeightPart, WeightRole};
 
 pub(super) fn tolerance(options: &Options, formats: &[TensorFormat]) -> f64 {
-    let quantised = formats.iter().any(|format| format.block_len() > 1);
-    if quantised { options.quantised_tolerance } else { options.float_tolerance }
+    let of_format = |format: &TensorFormat| match format {
+        TensorFormat::BF16 => options.bfloat16_tolerance,
+        _ if format.block_len() > 1 => options.quantised_tolerance,
+        _ => options.float_tolerance,
+    };
+    formats.iter().map(of_format).fold(0.0, f64::max)
 }
 
 /// The dot product of activations and a weight's row, and the size of such a product of independent numbers: rounding
