@@ -12,8 +12,9 @@ pub(crate) struct ActivationBlock {
     pub(crate) scale: f32,
     /// `scale` times the sum of all quants: what a weight block's minimum multiplies.
     pub(crate) scaled_sum: f32,
-    /// Sums of the first and the last 16 quants: what a weight's integer offset multiplies.
-    pub(crate) half_sums: [i32; 2],
+    /// Less the sum of all quants, and of the first 16: what a weight's integer offset multiplies.
+    pub(crate) less_sum: i32,
+    pub(crate) less_first_sum: i32,
 }
 
 /// Quantises a block: the largest magnitude becomes 127, the others the nearest integer, ties to even.
@@ -50,8 +51,10 @@ pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
         (true, true) => 0.0,
         (true, false) => max / 127.0,
     };
-    out.scaled_sum = out.scale * (half_sums[0] + half_sums[1]) as f32;
-    out.half_sums = half_sums;
+    let sum = half_sums[0] + half_sums[1];
+    out.scaled_sum = out.scale * sum as f32;
+    out.less_sum = -sum;
+    out.less_first_sum = -half_sums[0];
 }
 
 /// Quantises a row, whose length is a multiple of 32.
