@@ -3,11 +3,13 @@
 //! There is one arithmetic for each stored weight format, at every batch size. [`Precision::Exact`] dequantises weights to
 //! f32 when they are loaded and multiplies in f32: the reference path. [`Precision::Native`] multiplies the stored formats
 //! directly: activations are quantised to blocks of 32 signed bytes, sums inside of a block are exact integers, and blocks
-//! are summed in f32 in ascending order. f16, bf16 and f32 weights are multiplied in f32, in ascending order. Neither the
-//! other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
+//! are summed in f32 in ascending order. f16, bf16 and f32 weights, and keys and values of any element, are multiplied in
+//! f32, in ascending order. Neither the other rows nor the chunking, the number of threads or the [`Instructions`] change a
+//! bit of a row's result.
 //!
 //! - `ops` has the ops: shapes, threads, cache blocking.
-//! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool.
+//! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool,
+//!   `head_scale` its signed bytes.
 //! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
 //!
 //! The crate knows no models, requests or block allocation.
@@ -15,6 +17,7 @@
 mod buffer;
 mod error;
 mod float;
+mod head_scale;
 mod inputs;
 mod instructions;
 mod kv;

@@ -6,14 +6,16 @@ use model_format::TensorFormat;
 use tensor_backend::{WeightPart, WeightRole};
 
 use crate::error::{bytes_of, reserved, zeroed};
-use crate::float::{Brain, Half, Single, StoredFloat};
+use crate::float::{Brain, Half, Single, StoredFloat, StoredNumber};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
     dequantise_row,
 };
 use crate::pool::{Chunks, Pool};
 use crate::quantise::ActivationBlock;
-use crate::simd::{Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorFloat, panel_product, tile_product};
+use crate::simd::{
+    Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorNumber, panel_product, tile_product,
+};
 use crate::{CpuError, Precision};
 
 /// Outputs that are computed together.
@@ -87,12 +89,12 @@ pub(crate) trait Panels: Send + Sync {
 }
 
 /// `[units][cols][32]` stored floats.
-struct FloatPanels<S: StoredFloat> {
+struct FloatPanels<S: StoredNumber> {
     values: Vec<S::Bits>,
     cols: usize,
 }
 
-impl<S: VectorFloat> Panels for FloatPanels<S> {
+impl<S: VectorNumber> Panels for FloatPanels<S> {
     fn bytes(&self) -> u64 {
         bytes_of(&self.values)
     }
@@ -292,7 +294,7 @@ struct Kind {
 }
 
 impl Kind {
-    fn floats<S: VectorFloat>() -> Self {
+    fn floats<S: VectorNumber + StoredFloat>() -> Self {
         Self {
             load: |group, pool| {
                 let len = group.rows.div_ceil(UNIT) * group.cols * UNIT;

@@ -73,6 +73,11 @@ pub(crate) struct EngineArgs {
     /// activations, KV cache and unquantised weights, on a GPU only.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
+    /// Type of the KV cache. `auto`: float16 on the CPU, float32 with --dtype float32, and on a GPU the type that it computes in,
+    /// which is the only one there. `int8`, on the CPU only: bytes with a scale for each head of a token, a little more than half
+    /// the size of 16-bit types.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) load_format: LoadFormat,
@@ -153,6 +158,18 @@ pub(crate) enum Dtype {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KvCacheDtype {
+    #[default]
+    Auto,
+    #[value(alias = "float")]
+    Float32,
+    #[value(alias = "half")]
+    Float16,
+    Bfloat16,
+    Int8,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LoadFormat {
     #[default]
     Auto,
@@ -215,11 +232,12 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 17] = [
+const FLAGS_OF_LOADING: [&str; 18] = [
     "model",
     "config",
     "device",
     "dtype",
+    "kv_cache_dtype",
     "load_format",
     "max_model_len",
     "max_num_seqs",

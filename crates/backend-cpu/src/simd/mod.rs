@@ -19,7 +19,7 @@ pub(crate) use crate::panel::PanelBlock as VectorBlock;
 pub(crate) use blocks::VectorBlock;
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use rows::{Softmax, quantise_row, rms_norm_in_place, rms_norm_row, silu_mul, softmax_chunk};
-pub(crate) use tile::{Start, TileProduct, VectorFloat, tile_product};
+pub(crate) use tile::{Start, TileProduct, VectorNumber, tile_product};
 
 use crate::panel::{PANEL_ROWS, plain_dot};
 use crate::quantise::{ActivationBlock, BLOCK};
