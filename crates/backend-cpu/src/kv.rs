@@ -140,7 +140,7 @@ pub(crate) fn head_block<'a, T>(
     HeadBlock { keys: &pool[keys..][..head_len], values: &pool[values..][..head_len] }
 }
 
-/// The elements of one head's keys and values of one token.
+/// One head of a token: the elements of its keys, which lie apart, and of its values.
 fn head_mut<'a, T>(
     layout: &KvLayout,
     pool: &'a mut [T],

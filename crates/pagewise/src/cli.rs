@@ -50,6 +50,7 @@ impl Command {
             Self::Bench(BenchCommand::Throughput(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::Latency(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::HostCopy(args)) => Some(&args.engine),
+            Self::Bench(BenchCommand::Quality(args)) => Some(&args.engine),
             Self::Pull(_) => None,
         }
     }
@@ -336,6 +337,8 @@ pub(crate) enum BenchCommand {
     Latency(LatencyArgs),
     /// Prefixes that come back from the host's KV pool: how long it takes, and what it costs others.
     HostCopy(HostCopyArgs),
+    /// What a model foretells of known tokens: the perplexity of a text, and the most likely token at each place of answers.
+    Quality(QualityArgs),
 }
 
 #[derive(Args, Debug)]
@@ -405,6 +408,32 @@ pub(crate) struct HostCopyArgs {
     pub(crate) decode_len: u32,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise bench quality --model smollm2-135m-instruct --text fixtures/smollm2/perplexity-ids.json --kv-cache-dtype int8")]
+pub(crate) struct QualityArgs {
+    /// A text in token ids: `{"ids": [...]}`. All its tokens but the first count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Prompts and answers, which are fed in: `{"cases": [{"prompt_ids": [...], "output_ids": [...]}]}`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) answers: Option<PathBuf>,
+    /// As what the tokens are computed.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["prefill", "decode"])]
+    pub(crate) rows: Vec<Rows>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// How texts are cut into rows.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As prompts: as many tokens a row as a step takes.
+    Prefill,
+    /// As answers: a row for each token.
+    Decode,
 }
 
 /// Drawn requests: random token ids, end-of-sequence ignored.
