@@ -7,7 +7,7 @@ use model_format::TensorFormat;
 use tensor_backend::WeightPart;
 
 use crate::error::{bytes_of, zeroed};
-use crate::float::{Half, Single, StoredFloat};
+use crate::float::{Half, Single, StoredFloat, StoredNumber};
 use crate::pairs::{halves, pair};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
@@ -16,7 +16,7 @@ use crate::panel::{
 use crate::pool::{Chunks, Pool};
 use crate::quantise::ActivationBlock;
 use crate::simd::{
-    Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorFloat, pair_product, panel_product, tile_product,
+    Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorNumber, pair_product, panel_product, tile_product,
 };
 use crate::{CpuError, Precision};
 
@@ -71,12 +71,12 @@ pub(crate) trait Panels: Send + Sync {
 }
 
 /// `[units][cols][32]` stored floats.
-struct FloatPanels<S: StoredFloat> {
+struct FloatPanels<S: StoredNumber> {
     values: Vec<S::Bits>,
     cols: usize,
 }
 
-impl<S: VectorFloat> Panels for FloatPanels<S> {
+impl<S: VectorNumber> Panels for FloatPanels<S> {
     fn bytes(&self) -> u64 {
         bytes_of(&self.values)
     }
@@ -191,7 +191,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    fn floats<S: VectorFloat>() -> Self {
+    fn floats<S: VectorNumber + StoredFloat>() -> Self {
         Self {
             load: |group, pool| {
                 let len = group.rows.div_ceil(UNIT) * group.cols * UNIT;

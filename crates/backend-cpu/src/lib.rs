@@ -4,12 +4,12 @@
 //! f32 when they are loaded and multiplies in f32: the reference path. [`Precision::Native`] multiplies the stored formats
 //! directly: activations are quantised to blocks of 32 signed bytes, sums inside of a block are exact integers, and blocks
 //! are summed in f32 in ascending order. With bf16 weights activations are rounded to bf16, and elements below 2^-56 are
-//! zeros. Those, f16 and f32 weights are multiplied in f32, in ascending order. Neither the other rows nor the chunking, the
-//! number of threads or the [`Instructions`] change a bit of a row's result.
+//! zeros. Those, f16 and f32 weights, and keys and values of any element, are multiplied in f32, in ascending order. Neither
+//! the other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
 //!
 //! - `ops` has the ops: shapes, threads, cache blocking.
 //! - `weight` has the rows of weights in a `layout` for each format; `panel` and `pairs` are the formats, with their plain
-//!   products, and `quantise` the activations; `kv` is the KV pool.
+//!   products, and `quantise` the activations; `kv` is the KV pool, `head_scale` its signed bytes.
 //! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
 //!
 //! The crate knows no models, requests or block allocation.
@@ -17,6 +17,7 @@
 mod buffer;
 mod error;
 mod float;
+mod head_scale;
 mod inputs;
 mod instructions;
 mod kv;

@@ -2,8 +2,8 @@
 
 use backend_cpu::{CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
-use tensor_backend::Element;
 use tensor_backend::conformance::{self, Options};
+use tensor_backend::{Element, KvElement};
 
 fn check(precision: Precision, instructions: Instructions, check: fn(&mut CpuBackend, &Options)) {
     if !instructions.available() {
@@ -14,7 +14,7 @@ fn check(precision: Precision, instructions: Instructions, check: fn(&mut CpuBac
     let mut backend = CpuBackend::with_instructions(config, instructions).unwrap();
     let options = Options {
         formats: TensorFormat::ALL.to_vec(),
-        kv_elements: vec![Element::F32, Element::F16, Element::BF16],
+        kv_elements: vec![Element::F32.into(), Element::F16.into(), Element::BF16.into(), KvElement::Int8],
         float_tolerance: 2e-5,
         quantised_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.05 },
         bfloat16_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.01 },

@@ -51,6 +51,7 @@ impl Command {
             Self::Bench(BenchCommand::Throughput(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::Latency(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::HostCopy(args)) => Some(&args.engine),
+            Self::Bench(BenchCommand::Quality(args)) => Some(&args.engine),
             Self::Pull(_) => None,
         }
     }
@@ -78,6 +79,11 @@ pub(crate) struct EngineArgs {
     /// slower set shows what a faster one brings. Has no effect on a GPU.
     #[arg(long, value_name = "SET", value_parser = instructions())]
     pub(crate) cpu_instructions: Option<Instructions>,
+    /// Type of the KV cache. `auto`: float16 on the CPU, float32 with --dtype float32, and on a GPU the type that it computes in,
+    /// which is the only one there. `int8`, on the CPU only: bytes with a scale for each head of a token, a little more than half
+    /// the size of 16-bit types.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) load_format: LoadFormat,
@@ -158,6 +164,18 @@ pub(crate) enum Dtype {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KvCacheDtype {
+    #[default]
+    Auto,
+    #[value(alias = "float")]
+    Float32,
+    #[value(alias = "half")]
+    Float16,
+    Bfloat16,
+    Int8,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LoadFormat {
     #[default]
     Auto,
@@ -220,12 +238,13 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 18] = [
+const FLAGS_OF_LOADING: [&str; 19] = [
     "model",
     "config",
     "device",
     "dtype",
     "cpu_instructions",
+    "kv_cache_dtype",
     "load_format",
     "max_model_len",
     "max_num_seqs",
@@ -324,6 +343,8 @@ pub(crate) enum BenchCommand {
     Latency(LatencyArgs),
     /// Prefixes that come back from the host's KV pool: how long it takes, and what it costs others.
     HostCopy(HostCopyArgs),
+    /// What a model foretells of known tokens: the perplexity of a text, and the most likely token at each place of answers.
+    Quality(QualityArgs),
 }
 
 #[derive(Args, Debug)]
@@ -393,6 +414,32 @@ pub(crate) struct HostCopyArgs {
     pub(crate) decode_len: u32,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise bench quality --model smollm2-135m-instruct --text fixtures/smollm2/perplexity-ids.json --kv-cache-dtype int8")]
+pub(crate) struct QualityArgs {
+    /// A text in token ids: `{"ids": [...]}`. All its tokens but the first count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Prompts and answers, which are fed in: `{"cases": [{"prompt_ids": [...], "output_ids": [...]}]}`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) answers: Option<PathBuf>,
+    /// As what the tokens are computed.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["prefill", "decode"])]
+    pub(crate) rows: Vec<Rows>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// How texts are cut into rows.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As prompts: as many tokens a row as a step takes.
+    Prefill,
+    /// As answers: a row for each token.
+    Decode,
 }
 
 /// Drawn requests: random token ids, end-of-sequence ignored.

@@ -265,6 +265,42 @@ fn all_instructions_give_the_same_tokens() {
 }
 
 #[test]
+fn bench_quality_foretells_what_is_generated_by_rows_of_both_kinds() {
+    let tiny = format!("{TINY}/llama-llama3-rope");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, content: &serde_json::Value| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content.to_string()).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let prompt: Vec<u32> = (0..30).map(|i| (i * i * 7 + i) % 128).collect();
+    let request = file("requests.jsonl", &serde_json::json!({ "prompt_token_ids": prompt, "output_tokens": 9 }));
+    let tokens = folder.path().join("tokens.jsonl").to_string_lossy().into_owned();
+    let kv = ["--kv-cache-dtype", "int8"];
+    let generate = ["bench", "throughput", "--model", &tiny, "--requests", &request, "--output-tokens", &tokens];
+    let output = pagewise(&[&generate[..], &kv].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&tokens).expect("written")).expect("one line of JSON");
+
+    let case = serde_json::json!({ "prompt_ids": prompt, "output_ids": answer["output_token_ids"] });
+    let answers = file("answers.json", &serde_json::json!({ "cases": [case.clone(), case] }));
+    let text = file("text.json", &serde_json::json!({ "ids": prompt }));
+    let score = ["bench", "quality", "--model", &tiny, "--text", &text, "--answers", &answers];
+    let output = pagewise(&[&score[..], &kv, &["--max-num-batched-tokens", "64"]].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let [prefill, decode] = ["prefill", "decode"].map(|rows| &figures["rows"][rows]);
+    assert_eq!(prefill, decode);
+    assert_eq!(prefill["scored_tokens"], 29);
+    assert!(prefill["perplexity"].as_f64() > Some(1.0), "{figures}");
+    for found in 0..2 {
+        assert_eq!(prefill["answers"][found]["most_likely"], answer["output_token_ids"]);
+    }
+    check_refused(&[&score[..], &["--max-model-len", "16"]].concat(), "has 30 tokens, more than --max-model-len 16");
+}
+
+#[test]
 fn bench_latency_measures_batches() {
     let tiny = format!("{TINY}/qwen2");
     let shape =

@@ -22,7 +22,7 @@ mod rope;
 mod weights;
 
 pub use inputs::{AttentionLayout, InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
-pub use memory::{Element, KvLayout};
+pub use memory::{Element, KvElement, KvLayout};
 pub use ops::{
     AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, MatMulAddRmsNorm, PagedAttention, QkNorm, RmsNorm, RopeAppend,
     Sample,

@@ -1,4 +1,4 @@
-//! Benchmarks: the micro-benchmarks, and servers under load, Pagewise and its peers. Knows no benchmark's code.
+//! Benchmarks: the micro-benchmarks, servers under load, Pagewise and its peers, and quality. Knows no benchmark's code.
 
 mod compare;
 mod comparison;
@@ -6,6 +6,7 @@ mod conclusion;
 mod contender;
 mod cpu;
 mod estimates;
+mod foretold;
 mod goals;
 mod llama;
 mod loaded;
@@ -15,6 +16,7 @@ mod metric;
 mod micro;
 mod pagewise;
 mod peers;
+mod quality;
 mod record;
 mod recorded;
 mod regression;
@@ -61,6 +63,8 @@ enum Part {
     Micro(micro::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
+    /// What weight formats and KV cache types cost in quality: perplexity, and agreement with a reference.
+    Quality(quality::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
     /// What was recorded of two commits, side by side.
@@ -74,6 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
+        Some(Part::Quality(args)) => quality::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),

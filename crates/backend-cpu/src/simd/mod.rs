@@ -22,7 +22,7 @@ pub(crate) use blocks::VectorBlock;
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use pairs::pair_product;
 pub(crate) use rows::{Softmax, quantise_row, rms_norm_in_place, rms_norm_row, round_row, silu_mul, softmax_chunk};
-pub(crate) use tile::{Start, TileProduct, VectorFloat, tile_product};
+pub(crate) use tile::{Start, TileProduct, VectorNumber, tile_product};
 pub(crate) use words::{BLOCK_WORDS, as_blocks};
 
 use crate::pairs::Words;

@@ -26,7 +26,7 @@ pub use special::{check_special_blocks, check_special_values};
 
 use model_format::TensorFormat;
 
-use crate::{Backend, Element};
+use crate::{Backend, KvElement};
 
 /// What a backend promises, and how close it comes.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Options {
     /// Weight formats that it multiplies.
     pub formats: Vec<TensorFormat>,
     /// Elements of its KV pool.
-    pub kv_elements: Vec<Element>,
+    pub kv_elements: Vec<KvElement>,
     /// Largest error of an op in floating point, relative to the size of its results.
     pub float_tolerance: f64,
     /// Largest error of a product with weights of a block format, likewise: it may quantise activations.
