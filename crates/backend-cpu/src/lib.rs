@@ -9,6 +9,7 @@
 //! - `ops` has the ops: shapes, threads, cache blocking.
 //! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool.
 //! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
+//! - `limits` measures what the machine can do at most, for benchmarks.
 //!
 //! The crate knows no models, requests or block allocation.
 
@@ -18,6 +19,7 @@ mod float;
 mod inputs;
 mod instructions;
 mod kv;
+mod limits;
 mod ops;
 mod panel;
 mod pool;
@@ -31,6 +33,7 @@ pub use error::CpuError;
 pub use inputs::Inputs;
 pub use instructions::Instructions;
 pub use kv::Kv;
+pub use limits::CpuLimits;
 pub use ops::{Sampler, Samples};
 pub use weight::Weight;
 

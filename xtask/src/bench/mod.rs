@@ -13,12 +13,15 @@ mod machine;
 mod measured;
 mod metric;
 mod micro;
+mod ops;
 mod pagewise;
 mod peers;
 mod record;
 mod recorded;
 mod regression;
 mod report;
+mod roof;
+mod roofline;
 mod serving;
 mod sweep;
 mod turns;
@@ -57,10 +60,12 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Part {
-    /// Only the micro-benchmarks, compared with their goals.
+    /// Only the micro-benchmarks, compared with their goals, and the CPU's ops.
     Micro(micro::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
+    /// The ops of a step, and decode steps, beside what this machine's memory and arithmetic do at most.
+    Roofline(roofline::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
     /// What was recorded of two commits, side by side.
@@ -74,6 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
+        Some(Part::Roofline(args)) => roofline::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),

@@ -10,6 +10,7 @@ mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod matrix;
+mod peak;
 mod rows;
 mod tile;
 
@@ -18,6 +19,7 @@ pub(crate) use crate::panel::PanelBlock as VectorBlock;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use blocks::VectorBlock;
 pub(crate) use matrix::{Matrix, MatrixMut};
+pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
 pub(crate) use rows::{Softmax, quantise_row, rms_norm_in_place, rms_norm_row, silu_mul, softmax_chunk};
 pub(crate) use tile::{Start, TileProduct, VectorFloat, tile_product};
 
