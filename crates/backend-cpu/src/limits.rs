@@ -10,6 +10,9 @@ use crate::{CpuBackend, CpuError};
 /// Memory that is read: several times what caches hold.
 const READ_BYTES: usize = 1 << 29;
 
+/// Bytes of a sample. Before one is read again, all others are, so that it comes from memory.
+const READ_SAMPLE: usize = 1 << 27;
+
 /// Bytes that a thread reads at a time.
 const READ_PIECE: usize = 1 << 20;
 
@@ -65,14 +68,17 @@ impl CpuBackend {
 fn measure_reads(cores: &Cores) -> Result<f64, CpuError> {
     // Not zeros: pages that were never written are all the same one.
     let mut memory = zeroed(READ_BYTES, 1_u8, "memory to read")?;
+    let mut next = 0;
     let seconds = fastest(|| {
-        cores.pool.run(Chunks::new(&mut memory, READ_PIECE), 1, |pieces| {
+        let sample = &mut memory[next..next + READ_SAMPLE];
+        next = (next + READ_SAMPLE) % READ_BYTES;
+        cores.pool.run(Chunks::new(sample, READ_PIECE), 1, |pieces| {
             for (_, piece) in pieces.into_chunks() {
                 keep_busy(cores.path, &Reads(piece));
             }
         });
     });
-    Ok(READ_BYTES as f64 / seconds)
+    Ok(READ_SAMPLE as f64 / seconds)
 }
 
 fn measure_cached_reads(cores: &Cores) -> Result<f64, CpuError> {
