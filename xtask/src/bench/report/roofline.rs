@@ -57,9 +57,10 @@ pub(super) fn html(machine: &Machine<'_>) -> String {
         page += "</div>\n";
     }
     if !machine.limits.is_empty() {
-        page += "<p>";
+        page += "<p>At most: ";
         for row in machine.limits.iter().map(History::last) {
-            let _ = write!(page, "{}: {}. ", escaped(&row.name), figures(row));
+            let limit = spoken(row.limit.as_deref().unwrap_or_default());
+            let _ = write!(page, "{}: {}. ", escaped(&limit), figures(row));
         }
         page += "</p>\n";
     }

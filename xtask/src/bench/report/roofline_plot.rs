@@ -95,7 +95,8 @@ fn roofs(svg: &mut String, across: &Axis, up: &Axis, memory: f64, peaks: &[(&str
     let slope = [(start, memory * start), (highest / memory, highest)].map(|(x, y)| (across.at(x), up.at(y)));
     let [(x1, y1), (x2, y2)] = slope;
     let _ = write!(svg, r#"<line class="roof" x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}"/>"#);
-    let (x, y) = (x1 + 0.35 * (x2 - x1), y1 + 0.35 * (y2 - y1));
+    // Above the line, where no op can be.
+    let (x, y) = (x1 + 0.8 * (x2 - x1), y1 + 0.8 * (y2 - y1));
     let _ = write!(
         svg,
         r#"<text class="label soft small" x="{:.1}" y="{:.1}">memory, {} GB/s</text>"#,
