@@ -2,6 +2,7 @@
 //! items.
 
 mod serving;
+mod tokenization;
 
 use std::hint::black_box;
 
@@ -35,5 +36,5 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, serving::scheduler, serving::engine, choice);
+criterion_group!(benches, serving::scheduler, serving::engine, choice, tokenization::tokenization);
 criterion_main!(benches);

@@ -11,6 +11,7 @@
 //! - `weight` has the rows of weights in a `layout` for each format; `panel` and `pairs` are the formats, with their plain
 //!   products, and `quantise` the activations; `kv` is the KV pool, `head_scale` its signed bytes.
 //! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
+//! - `limits` measures what the machine can do at most, for benchmarks.
 //!
 //! The crate knows no models, requests or block allocation.
 
@@ -22,6 +23,7 @@ mod inputs;
 mod instructions;
 mod kv;
 mod layout;
+mod limits;
 mod ops;
 mod pairs;
 mod panel;
@@ -36,6 +38,7 @@ pub use error::CpuError;
 pub use inputs::Inputs;
 pub use instructions::Instructions;
 pub use kv::Kv;
+pub use limits::CpuLimits;
 pub use ops::{Sampler, Samples};
 pub use weight::Weight;
 

@@ -14,6 +14,7 @@ mod machine;
 mod measured;
 mod metric;
 mod micro;
+mod ops;
 mod pagewise;
 mod peers;
 mod quality;
@@ -21,6 +22,8 @@ mod record;
 mod recorded;
 mod regression;
 mod report;
+mod roof;
+mod roofline;
 mod serving;
 mod sweep;
 mod turns;
@@ -59,12 +62,14 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Part {
-    /// Only the micro-benchmarks, compared with their goals.
+    /// Only the micro-benchmarks, compared with their goals, and the CPU's ops.
     Micro(micro::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
     /// What weight formats and KV cache types cost in quality: perplexity, and agreement with a reference.
     Quality(quality::Args),
+    /// The ops of a step, and decode steps, beside what this machine's memory and arithmetic do at most.
+    Roofline(roofline::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
     /// What was recorded of two commits, side by side.
@@ -79,6 +84,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(Part::Micro(args)) => micro::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
         Some(Part::Quality(args)) => quality::run(args),
+        Some(Part::Roofline(args)) => roofline::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::{self, Curve, Ratio, escaped};
-use super::{History, Machine, figures, verdict, when};
+use super::{History, Machine, figures, roofline, verdict, when};
 use crate::bench::recorded::{Point, Side, Sweep, figure};
 
 const STYLE: &str = "
@@ -25,6 +25,8 @@ svg .tick { text-anchor: middle; fill: var(--soft) } svg .grid { stroke: var(--f
 svg .goal { fill: var(--goal) } svg circle { fill: var(--mark); fill-opacity: .7 }
 svg .frame { fill: none; stroke: var(--faint) } svg .label { text-anchor: end }
 svg .c1 { --mark: var(--good) } svg .c2 { --mark: var(--bad) } svg .c3 { --mark: var(--soft) }
+svg .roof { stroke: var(--soft); stroke-width: 1.5; fill: none } svg .leader { stroke: var(--faint); fill: none }
+svg .small { font-size: 12px } svg .soft { fill: var(--soft) } details { margin: .5rem 0 } summary { cursor: pointer }
 svg .median, svg polyline { stroke: var(--mark); stroke-width: 2; fill: none }
 ";
 
@@ -41,6 +43,7 @@ pub(super) fn page(machines: &[Machine<'_>]) -> String {
             comparisons(&mut page, &machine.comparisons);
         }
         curves(&mut page, machine);
+        page += &roofline::html(machine);
         if !machine.measurements.is_empty() {
             measurements(&mut page, &machine.measurements);
         }
