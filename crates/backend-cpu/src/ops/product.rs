@@ -80,7 +80,7 @@ impl ProductScratch {
         }
         let (blocks, brains) = self.words[..len].split_at_mut(rows * per_row.blocks);
         let blocks = as_blocks(blocks);
-        let grain = GRAIN / 4 / cols;
+        let grain = GRAIN / 16 / cols;
         if !blocks.is_empty() {
             cores.pool.run(Chunks::new(blocks, cols / BLOCK), grain, |chunks| {
                 for (row, out) in chunks.into_chunks() {
@@ -119,17 +119,22 @@ pub(crate) fn matmul(cores: &Cores, scratch: &mut ProductScratch, op: MatMul<'_,
             for unit in work.units.clone() {
                 let segment = segment_of(weight, unit);
                 let columns = column(weight, unit)..column(weight, unit + 1);
-                let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
-                segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
-                for (row, sums) in chunk.clone().zip(tile.chunks_exact_mut(UNIT)) {
-                    let sums = &mut sums[..columns.len()];
-                    if let Some(bias) = bias {
-                        for (sum, bias) in sums.iter_mut().zip(&bias[columns.clone()]) {
+                let mut out = work.out.part(chunk.clone(), columns.start - first_column..columns.end - first_column);
+                if columns.len() == UNIT {
+                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, out.reborrow());
+                } else {
+                    let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
+                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
+                    for (row, sums) in tile.chunks_exact(UNIT).take(chunk.len()).enumerate() {
+                        out.row_mut(row).copy_from_slice(&sums[..columns.len()]);
+                    }
+                }
+                if let Some(bias) = bias {
+                    for row in 0..chunk.len() {
+                        for (sum, bias) in out.row_mut(row).iter_mut().zip(&bias[columns.clone()]) {
                             *sum += bias;
                         }
                     }
-                    let out = work.out.row_mut(row);
-                    out[columns.start - first_column..columns.end - first_column].copy_from_slice(sums);
                 }
             }
         });

@@ -268,6 +268,20 @@ unsafe fn product<I: Isa, B: VectorBlock>(panel: &[B], x: &[ActivationBlock], ou
     }
 }
 
+/// Starts to bring the block at this place of the panel that follows in memory, which is multiplied next.
+///
+/// # Safety
+/// The machine has the instructions of `I`.
+#[inline(always)]
+unsafe fn prefetch_next<I: Isa, B>(block: &B, blocks_of_panel: usize) {
+    const LINE: usize = 64;
+    let next = core::ptr::from_ref(block).wrapping_add(blocks_of_panel).cast::<u8>();
+    for offset in (0..size_of::<B>()).step_by(LINE) {
+        // SAFETY: any address will do; the rest is passed on to the caller.
+        unsafe { I::prefetch(next.wrapping_add(offset)) };
+    }
+}
+
 /// `ROWS` rows of a product, from `row` on. Returns `ROWS`.
 ///
 /// # Safety
@@ -288,6 +302,10 @@ unsafe fn rows<I: Isa, B: VectorBlock, const ROWS: usize>(
         // SAFETY: the caller has the instructions.
         let mut sums = [unsafe { I::splat(0.0) }; ROWS];
         for (index, block) in panel.iter().enumerate() {
+            if row == 0 && first_lane == 0 {
+                // SAFETY: the caller has the instructions.
+                unsafe { prefetch_next::<I, B>(block, panel.len()) };
+            }
             // SAFETY: the caller has the instructions, and the lanes are those of a panel.
             unsafe { block.add_products::<I, ROWS>(first_lane, &of_rows, index * (B::WIDTH / BLOCK), &mut sums) };
         }

@@ -51,6 +51,8 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn to_float(a: Self::Int) -> Self::Float;
     /// The floats that have these bits.
     unsafe fn from_bits(a: Self::Int) -> Self::Float;
+    /// Starts to bring the cache line of an address, valid or not, into the first cache.
+    unsafe fn prefetch(address: *const u8);
 
     /// In each lane, `start` and the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`,
     /// times `x[i][j]`.
@@ -181,6 +183,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn from_bits(a: __m256i) -> __m256 {
         unsafe { _mm256_castsi256_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     /// Sums of pairs are formed in 16 bits, as many of them as cannot overflow, before they are widened.
@@ -335,6 +342,11 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn from_bits(a: __m512i) -> __m512 {
         unsafe { _mm512_castsi512_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

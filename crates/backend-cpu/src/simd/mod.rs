@@ -12,6 +12,7 @@ mod isa;
 mod matrix;
 mod pairs;
 mod peak;
+mod quantise;
 mod rows;
 mod tile;
 mod words;
@@ -23,7 +24,8 @@ pub(crate) use blocks::VectorBlock;
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use pairs::pair_product;
 pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
-pub(crate) use rows::{Softmax, quantise_row, rms_norm_in_place, rms_norm_row, round_row, silu_mul, softmax_chunk};
+pub(crate) use quantise::quantise_row;
+pub(crate) use rows::{Softmax, rms_norm_in_place, rms_norm_row, round_row, silu_mul, softmax_chunk};
 pub(crate) use tile::{Start, TileProduct, VectorNumber, tile_product};
 pub(crate) use words::{BLOCK_WORDS, as_blocks};
 

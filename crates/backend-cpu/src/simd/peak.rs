@@ -153,7 +153,7 @@ impl Busy for DotProducts {
                 // Asked for anew each time, or the products would be moved out of the loop.
                 for rows in black_box(&ACTIVATIONS).as_chunks::<8>().0 {
                     for (sum, x) in sums.iter_mut().zip(rows) {
-                        *sum = I::add_int(*sum, I::dot::<15, 8>(&weights, x));
+                        *sum = I::dot::<15, 8>(*sum, &weights, x);
                     }
                 }
             }

@@ -6,7 +6,6 @@ use super::Path;
 #[cfg(target_arch = "x86_64")]
 use crate::Instructions;
 use crate::pairs::{self, Words};
-use crate::quantise::{self, ActivationBlock};
 
 /// Partial sums of a reduction.
 const LANES: usize = 16;
@@ -37,11 +36,6 @@ macro_rules! for_every_path {
             }
         }
     };
-}
-
-for_every_path! {
-    /// Quantises a row of activations, whose length is a multiple of 32.
-    quantise_row(row: &[f32], out: &mut [ActivationBlock]) = quantise::quantise_row
 }
 
 /// Rounds a row of activations to the words that products of bfloat16 take.
