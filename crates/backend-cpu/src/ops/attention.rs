@@ -17,16 +17,17 @@ use crate::float::{Brain, Byte, Half, Single, StoredNumber};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
 use crate::kv::{HeadBlock, Kv, KvValues, head_block, scale_layout};
 use crate::pool::{Cores, Split};
-use crate::simd::{Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorNumber, softmax_chunk, tile_product};
+use crate::simd::{
+    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorNumber,
+    columns_product, softmax_chunk, tile_product,
+};
 
 /// Positions of a chunk.
 const CHUNK: usize = 128;
 
-/// Scores are formed for whole vectors; what lies beyond the last position is not read.
-const VECTOR: usize = 16;
-
-/// Between the scores of one query and the next.
-const SCORE_STRIDE: usize = CHUNK + VECTOR;
+/// Between the scores of one query and the next. Scores are formed for whole columns; what lies beyond the last position is
+/// not read.
+const SCORE_STRIDE: usize = CHUNK + COLUMN;
 
 /// Queries of a tile.
 const MAX_QUERIES: usize = MAX_TILE_TOKENS;
@@ -208,17 +209,32 @@ impl<S: VectorNumber> Context<'_, S> {
     fn form_scores(&self, queries: &Queries<'_>, chunk: &Range<usize>, scores: &mut [f32]) {
         let layout = self.kv.layout();
         let num_queries = queries.visible.len();
+        let panel_stride = layout.block_size;
+        let mut columns = [Column::<S::Bits> { panel: &[], to: 0 }; SCORE_STRIDE / COLUMN];
+        let mut num_columns = 0;
         for run in block_runs(intersection(&hull(queries.visible), chunk), layout.block_size) {
             let block = queries.table[run.block_index] as usize;
             let head = head_block(layout, self.stored.values, self.layer, block, queries.kv_head);
-            // To whole vectors where the block has them: the scores of positions that nobody sees are never read.
-            let width = run.slots.len().next_multiple_of(VECTOR).min(layout.block_size - run.slots.start);
-            let out = &mut scores[run.first_position - chunk.start..];
-            let out = MatrixMut::new(out, num_queries, width, SCORE_STRIDE);
-            let (panel, panel_stride) = (&head.keys[run.slots.start..], layout.block_size);
-            let product = TileProduct::<S> { x: queries.q, panel, panel_stride, start: Start::Zero, out };
-            tile_product(self.path, product);
+            // To whole columns where the block has them: the scores of positions that nobody sees are never read.
+            let width = run.slots.len().next_multiple_of(COLUMN).min(layout.block_size - run.slots.start);
+            let (panel, to) = (&head.keys[run.slots.start..], run.first_position - chunk.start);
+            let whole = width / COLUMN * COLUMN;
+            for at in (0..whole).step_by(COLUMN) {
+                columns[num_columns] = Column { panel: &panel[at..], to: to + at };
+                num_columns += 1;
+            }
+            if whole < width {
+                let out = MatrixMut::new(&mut scores[to + whole..], num_queries, width - whole, SCORE_STRIDE);
+                let panel = &panel[whole..];
+                tile_product(
+                    self.path,
+                    TileProduct::<S> { x: queries.q, panel, panel_stride, start: Start::Zero, out },
+                );
+            }
         }
+        let out = MatrixMut::new(scores, num_queries, SCORE_STRIDE, SCORE_STRIDE);
+        let columns = &columns[..num_columns];
+        columns_product(self.path, ColumnsProduct::<S> { x: queries.q, columns, panel_stride, out });
     }
 
     /// Multiplies what is by position with the scales of the keys, or of the values, where there are any. A scale is a factor

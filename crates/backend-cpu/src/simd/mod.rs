@@ -7,6 +7,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+mod columns;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod matrix;
@@ -21,6 +22,7 @@ mod words;
 pub(crate) use crate::panel::PanelBlock as VectorBlock;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use blocks::VectorBlock;
+pub(crate) use columns::{COLUMN, Column, ColumnsProduct, columns_product};
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use pairs::pair_product;
 pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
