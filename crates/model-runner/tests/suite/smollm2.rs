@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use backend_cpu::Precision;
+use model_format::{TensorFormat, dequantize, gguf::Writer, quantize};
 use model_runner::{Checkpoint, RunnerConfig};
 use serde::Deserialize;
 use serving_types::{SamplingParams, TokenId};
@@ -77,14 +78,37 @@ pub(crate) fn smollm2_config() -> RunnerConfig {
 
 /// The model on the CPU, with room for every test here.
 fn driver(precision: Precision) -> Option<Driver> {
-    let file = model_file()?;
-    let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
+    Some(driver_of(&model_file()?, precision))
+}
+
+fn driver_of(file: &[u8], precision: Precision) -> Driver {
+    let checkpoint = Checkpoint::from_gguf(&parse_gguf(file), file).expect("a valid checkpoint");
     let kv_element = match precision {
         Precision::Exact => Element::F32,
         Precision::Native => Element::F16,
     };
     let config = RunnerConfig { kv_element, ..smollm2_config() };
-    Some(Driver::new(precision, &checkpoint, &config))
+    Driver::new(precision, &checkpoint, &config)
+}
+
+/// The same model with its matrices in bfloat16.
+fn in_bfloat16(file: &[u8]) -> Vec<u8> {
+    let gguf = parse_gguf(file);
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.metadata(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let stored = &file[tensor.data.clone()];
+        if tensor.shape.len() < 2 {
+            writer.tensor(&tensor.name, tensor.format, &tensor.shape, stored);
+            continue;
+        }
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        dequantize(tensor.format, stored, &mut values);
+        writer.tensor(&tensor.name, TensorFormat::BF16, &tensor.shape, &quantize(TensorFormat::BF16, &values));
+    }
+    writer.finish()
 }
 
 pub(crate) fn perplexity(positions: &[Position]) -> f64 {
@@ -141,6 +165,15 @@ fn the_native_path_keeps_the_perplexity_however_the_prompt_is_cut() {
     for (slot, chunk) in [(1, 159), (2, 50), (3, 1)] {
         assert_eq!(driver.score(slot, start, chunk, 0), scored[..159], "chunks of {chunk}");
     }
+}
+
+/// Activations are rounded to bfloat16 for such weights.
+#[test]
+fn bfloat16_weights_keep_the_perplexity() {
+    let Some(file) = model_file() else { return };
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let found = perplexity(&driver_of(&in_bfloat16(&file), Precision::Native).score(0, &text.ids, 512, 0));
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
 }
 
 #[test]
