@@ -4,7 +4,7 @@
 //! with each row of activations in turn. The sums are those of [`plain_dot`](crate::panel::plain_dot), bit for bit.
 
 use super::MatrixMut;
-use super::isa::{Avx2, Avx512, Isa};
+use super::isa::{AHEAD_BYTES, Avx2, Avx512, Isa, prefetch};
 use crate::panel::{
     Affine, Nested, NestedQuants, PANEL_ROWS, PanelBlock, Quants, Quants4, Quants5, Quants6, Quants8, Runs,
     StoredQuants, Symmetric,
@@ -268,20 +268,6 @@ unsafe fn product<I: Isa, B: VectorBlock>(panel: &[B], x: &[ActivationBlock], ou
     }
 }
 
-/// Starts to bring the block at this place of the panel that follows in memory, which is multiplied next.
-///
-/// # Safety
-/// The machine has the instructions of `I`.
-#[inline(always)]
-unsafe fn prefetch_next<I: Isa, B>(block: &B, blocks_of_panel: usize) {
-    const LINE: usize = 64;
-    let next = core::ptr::from_ref(block).wrapping_add(blocks_of_panel).cast::<u8>();
-    for offset in (0..size_of::<B>()).step_by(LINE) {
-        // SAFETY: any address will do; the rest is passed on to the caller.
-        unsafe { I::prefetch(next.wrapping_add(offset)) };
-    }
-}
-
 /// `ROWS` rows of a product, from `row` on. Returns `ROWS`.
 ///
 /// # Safety
@@ -299,13 +285,12 @@ unsafe fn rows<I: Isa, B: VectorBlock, const ROWS: usize>(
         *of_row = &x[(row + offset) * per_row..][..per_row];
     }
     for first_lane in (0..PANEL_ROWS).step_by(I::LANES) {
+        // Whoever comes later finds the panel in the cache.
+        let ahead_bytes = if row == 0 && first_lane == 0 { AHEAD_BYTES } else { 0 };
         // SAFETY: the caller has the instructions.
         let mut sums = [unsafe { I::splat(0.0) }; ROWS];
         for (index, block) in panel.iter().enumerate() {
-            if row == 0 && first_lane == 0 {
-                // SAFETY: the caller has the instructions.
-                unsafe { prefetch_next::<I, B>(block, panel.len()) };
-            }
+            prefetch(block, ahead_bytes);
             // SAFETY: the caller has the instructions, and the lanes are those of a panel.
             unsafe { block.add_products::<I, ROWS>(first_lane, &of_rows, index * (B::WIDTH / BLOCK), &mut sums) };
         }

@@ -51,8 +51,6 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn to_float(a: Self::Int) -> Self::Float;
     /// The floats that have these bits.
     unsafe fn from_bits(a: Self::Int) -> Self::Float;
-    /// Starts to bring the cache line of an address, valid or not, into the first cache.
-    unsafe fn prefetch(address: *const u8);
 
     /// In each lane, `start` and the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`,
     /// times `x[i][j]`.
@@ -64,6 +62,21 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// The sum for signed bytes and eight vectors; `less_sum` is less the sum of all `x`, none of which is -128.
     unsafe fn dot_signed(weights: &[Self::Int; 8], x: &[[i8; 4]; 8], less_sum: i32) -> Self::Int;
+}
+
+/// How long before their use weights are asked for. The processor itself looks ahead within a page only and starts anew at
+/// each, and panels are not much longer than one. Twice as much is slower where two threads take turns at a weight.
+pub(crate) const AHEAD_BYTES: usize = 8 << 10;
+
+/// Asks for the memory that lies `ahead_bytes` behind a value, as much as the value has. There need be none.
+#[inline(always)]
+pub(crate) fn prefetch<T>(value: &T, ahead_bytes: usize) {
+    const LINE_BYTES: usize = 64;
+    let start = core::ptr::from_ref(value).cast::<i8>().wrapping_add(ahead_bytes);
+    for line in 0..size_of::<T>().div_ceil(LINE_BYTES) {
+        // SAFETY: every x86-64 has the instruction; it is a hint that reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES)) };
+    }
 }
 
 /// Eight lanes, with AVX2, FMA and F16C.
@@ -183,11 +196,6 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn from_bits(a: __m256i) -> __m256 {
         unsafe { _mm256_castsi256_ps(a) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     /// Sums of pairs are formed in 16 bits, as many of them as cannot overflow, before they are widened.
@@ -342,11 +350,6 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn from_bits(a: __m512i) -> __m512 {
         unsafe { _mm512_castsi512_ps(a) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(address: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use backend_cpu::Precision;
+use model_format::{TensorFormat, dequantize, gguf::Writer, quantize};
 use model_runner::{Checkpoint, RunnerConfig};
 use serde::Deserialize;
 use serving_types::{SamplingParams, TokenId};
@@ -77,9 +78,32 @@ pub(crate) fn smollm2_config() -> RunnerConfig {
 
 /// The model on the CPU, with room for every test here.
 fn driver(precision: Precision, kv_element: KvElement) -> Option<Driver> {
-    let file = model_file()?;
-    let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
-    Some(Driver::new(precision, &checkpoint, &RunnerConfig { kv_element, ..smollm2_config() }))
+    Some(driver_of(&model_file()?, precision, kv_element))
+}
+
+fn driver_of(file: &[u8], precision: Precision, kv_element: KvElement) -> Driver {
+    let checkpoint = Checkpoint::from_gguf(&parse_gguf(file), file).expect("a valid checkpoint");
+    Driver::new(precision, &checkpoint, &RunnerConfig { kv_element, ..smollm2_config() })
+}
+
+/// The same model with its matrices in bfloat16.
+fn in_bfloat16(file: &[u8]) -> Vec<u8> {
+    let gguf = parse_gguf(file);
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.metadata(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let stored = &file[tensor.data.clone()];
+        if tensor.shape.len() < 2 {
+            writer.tensor(&tensor.name, tensor.format, &tensor.shape, stored);
+            continue;
+        }
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        dequantize(tensor.format, stored, &mut values);
+        writer.tensor(&tensor.name, TensorFormat::BF16, &tensor.shape, &quantize(TensorFormat::BF16, &values));
+    }
+    writer.finish()
 }
 
 fn exact() -> Option<Driver> {
@@ -147,6 +171,16 @@ fn check_perplexity(kv_element: KvElement) {
     for (slot, chunk) in [(1, 159), (2, 50), (3, 1)] {
         assert_eq!(driver.score(slot, start, chunk, 0), scored[..159], "{kv_element:?}, chunks of {chunk}");
     }
+}
+
+/// Activations are rounded to bfloat16 for such weights.
+#[test]
+fn bfloat16_weights_keep_the_perplexity() {
+    let Some(file) = model_file() else { return };
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let found =
+        perplexity(&driver_of(&in_bfloat16(&file), Precision::Native, Element::F16.into()).score(0, &text.ids, 512, 0));
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
 }
 
 #[test]
