@@ -1,5 +1,6 @@
 //! Runs one case after the other on a backend and times it. Knows how to make an op's inputs, not what its figures mean.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -116,7 +117,7 @@ impl<'b, B: Backend> Bench<'b, B> {
     }
 
     /// How long some calls take, until the last is done.
-    pub(crate) fn timed(&mut self, numbers: std::ops::Range<usize>, call: Call<'_, B>) -> Result<Duration> {
+    pub(crate) fn timed(&mut self, numbers: Range<usize>, call: Call<'_, B>) -> Result<Duration> {
         let start = Instant::now();
         for number in numbers {
             call(self.backend, number)?;

@@ -6,8 +6,11 @@ use tensor_backend::Element;
 use crate::cost::{self, AttentionRow, Cost, Elements, Multiplied};
 use crate::model::{End, Model, Product};
 
+/// Rows of a large decode step.
+const DECODES: usize = 64;
+
 /// Rows of the products of decode steps.
-const DECODE_ROWS: [usize; 3] = [1, 8, 64];
+const DECODE_ROWS: [usize; 3] = [1, 8, DECODES];
 
 /// Tokens that a row holds before its keys and values are appended.
 pub(crate) const APPENDED_AT: usize = 512;
@@ -55,9 +58,9 @@ pub(crate) fn cases(model: &Model, formats: &[TensorFormat]) -> Vec<Case> {
     let all_rows = DECODE_ROWS.into_iter().chain([model.many_rows]);
     let mut cases = Vec::new();
     let mut of_rows = |op: Op, rows: &mut dyn Iterator<Item = usize>| cases.extend(rows.map(|rows| Case { op, rows }));
-    of_rows(Op::Embed, &mut [64, model.many_rows].into_iter());
+    of_rows(Op::Embed, &mut [DECODES, model.many_rows].into_iter());
     for op in [Op::Norm, Op::AddedNorm, Op::RopeAppend] {
-        of_rows(op, &mut [1, 64, model.many_rows].into_iter());
+        of_rows(op, &mut [1, DECODES, model.many_rows].into_iter());
     }
     for product in model.layer_products() {
         of_rows(Op::Product(product), &mut all_rows.clone());
@@ -72,9 +75,9 @@ pub(crate) fn cases(model: &Model, formats: &[TensorFormat]) -> Vec<Case> {
     for &(rows, before, new) in model.prefill_attention {
         of_rows(Op::PrefillAttention { before, new }, &mut [rows * new].into_iter());
     }
-    of_rows(Op::Gather, &mut [64].into_iter());
+    of_rows(Op::Gather, &mut [DECODES].into_iter());
     for choice in [Choice::Greedy, Choice::Drawn] {
-        of_rows(Op::Sample(choice), &mut [1, 64].into_iter());
+        of_rows(Op::Sample(choice), &mut [1, DECODES].into_iter());
     }
     cases
 }
@@ -163,7 +166,7 @@ impl Case {
         match self.op {
             Op::DecodeAttention { context } => vec![AttentionRow { before: context - 1, new: 1 }; self.rows],
             Op::PrefillAttention { before, new } => vec![AttentionRow { before, new }; self.rows / new],
-            Op::RopeAppend if self.rows > 64 => vec![AttentionRow { before: APPENDED_AT, new: self.rows }],
+            Op::RopeAppend if self.rows > DECODES => vec![AttentionRow { before: APPENDED_AT, new: self.rows }],
             _ => vec![AttentionRow { before: APPENDED_AT, new: 1 }; self.rows],
         }
     }
