@@ -11,7 +11,7 @@ use benches::random::Random;
 use model_format::TensorFormat;
 use serde::Serialize;
 use serving_types::{BlockCopy, BlockId, CopyId};
-use tensor_backend::{Backend, Element, KvLayout, MatMul, WeightRole};
+use tensor_backend::{Backend, Element, KvElement, KvLayout, MatMul, WeightRole};
 
 use crate::cost::Elements;
 use crate::stored::{StoredRows, normal};
@@ -138,7 +138,14 @@ pub(crate) fn gpu_limits<B: Backend>(backend: &mut B, elements: Elements) -> Res
 fn measure_copy<B: Backend>(backend: &mut B, element: Element) -> Result<f64> {
     let (block_size, head_dim) = (16, 128);
     let num_kv_heads = COPY_BYTES / (2 * block_size * head_dim * element.bytes());
-    let layout = KvLayout { num_layers: 1, num_blocks: 2, block_size, num_kv_heads, head_dim, element };
+    let layout = KvLayout {
+        num_layers: 1,
+        num_blocks: 2,
+        block_size,
+        num_kv_heads,
+        head_dim,
+        element: KvElement::Float(element),
+    };
     let mut kv = backend.alloc_kv(&layout)?;
     let copy = [BlockCopy { id: CopyId(0), from: BlockId(0), to: BlockId(1) }];
     let seconds = fastest(backend, &mut |backend| backend.copy_blocks(&mut kv, &copy))?;

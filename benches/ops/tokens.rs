@@ -4,8 +4,8 @@ use anyhow::Result;
 use benches::random::Random;
 use serving_types::RowSlot;
 use tensor_backend::{
-    AttentionLayout, Backend, Element, InputLimits, KvLayout, LogitChoice, LogitJob, RopeAppend, RotaryFrequencies,
-    StepInputs, TableUpdate,
+    AttentionLayout, Backend, Element, InputLimits, KvElement, KvLayout, LogitChoice, LogitJob, RopeAppend,
+    RotaryFrequencies, StepInputs, TableUpdate,
 };
 
 use crate::bench::Bench;
@@ -83,7 +83,7 @@ impl<B: Backend> Tokens<B> {
             block_size: BLOCK_SIZE,
             num_kv_heads: model.heads.num_kv_heads,
             head_dim: model.heads.head_dim,
-            element: bench.settings.elements.kv,
+            element: KvElement::Float(bench.settings.elements.kv),
         })?;
         let limits = limits(model, rows, FILL_TOKENS);
         let mut inputs = bench.backend.new_inputs(&limits)?;
