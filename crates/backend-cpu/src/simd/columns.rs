@@ -62,7 +62,7 @@ pub(crate) fn columns_product<S: VectorNumber>(path: Path, mut op: ColumnsProduc
         Instructions::Avx2 => unsafe { vector::product_avx2(op) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { vector::product_avx512(op) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { vector::product_avx512(op) },
         _ => op.plain(),
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn keep_busy(path: Path, busy: &impl Busy) {
         Instructions::Avx2 => unsafe { vectors_avx2(busy) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { vectors_avx512(busy) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { vectors_avx512(busy) },
         _ => busy.plain(),
     }
 }
@@ -63,7 +63,7 @@ fn lanes(path: Path) -> u64 {
         #[cfg(target_arch = "x86_64")]
         Instructions::Avx2 => Avx2::LANES as u64,
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => Avx512::LANES as u64,
+        Instructions::Avx512 | Instructions::Avx512Bf16 => Avx512::LANES as u64,
         _ => 1,
     }
 }
@@ -206,7 +206,7 @@ mod tests {
             let expected = match instructions {
                 Instructions::Plain => 1,
                 Instructions::Avx2 => 8,
-                Instructions::Avx512 => 16,
+                Instructions::Avx512 | Instructions::Avx512Bf16 => 16,
             };
             assert_eq!(MultiplyAdds { rounds: 3 }.operations(path), 3 * 12 * 2 * expected);
             assert_eq!(DotProducts { rounds: 3 }.operations(path), 3 * 64 * 32 * 2 * expected);

@@ -16,7 +16,7 @@ pub(crate) fn quantise_row(path: Path, row: &[f32], out: &mut [ActivationBlock])
         Instructions::Avx2 => unsafe { vector::blocks_avx2(blocks, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { vector::blocks_avx512(blocks, out) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { vector::blocks_avx512(blocks, out) },
         _ => blocks.iter().zip(out).for_each(|(block, out)| quantise_block(block, out)),
     }
 }
