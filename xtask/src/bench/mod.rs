@@ -1,5 +1,6 @@
 //! Benchmarks: the micro-benchmarks, and servers under load, Pagewise and its peers. Knows no benchmark's code.
 
+mod benchmark;
 mod compare;
 mod comparison;
 mod conclusion;
@@ -7,19 +8,23 @@ mod contender;
 mod cpu;
 mod estimates;
 mod goals;
+mod instructions;
 mod llama;
 mod loaded;
 mod machine;
 mod measured;
 mod metric;
 mod micro;
+mod page_cache;
 mod pagewise;
 mod peers;
 mod record;
 mod recorded;
 mod regression;
 mod report;
+mod resources;
 mod serving;
+mod startup;
 mod sweep;
 mod turns;
 mod vllm;
@@ -59,10 +64,14 @@ pub(crate) struct Args {
 enum Part {
     /// Only the micro-benchmarks, compared with their goals.
     Micro(micro::Args),
+    /// How many instructions the control plane takes, whatever else the machine does.
+    Instructions(instructions::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
+    /// From the start of the process to the first token, phase by phase, and what a server takes that does nothing.
+    Startup(startup::Args),
     /// What was recorded of two commits, side by side.
     Compare(compare::Args),
     /// All recorded rows as a page and as Markdown.
@@ -73,8 +82,10 @@ enum Part {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
+        Some(Part::Instructions(args)) => instructions::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
+        Some(Part::Startup(args)) => startup::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),
         None => {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::record;
@@ -32,6 +32,8 @@ pub(super) struct Recorded {
     pub(super) met: Option<bool>,
     pub(super) commit: String,
     pub(super) command: String,
+    #[serde(default)]
+    pub(super) rustc: Option<String>,
     /// With a peer: the ratios.
     #[serde(default)]
     pub(super) pairs: Vec<f64>,
@@ -42,6 +44,17 @@ pub(super) struct Recorded {
     /// With a search for the highest rate: the rates.
     #[serde(default)]
     pub(super) sweep: Option<Sweep>,
+    /// Of a figure that is a sum, such as the time until the first token: what follows each other, or lies beside each other,
+    /// in its unit.
+    #[serde(default)]
+    pub(super) parts: Vec<Part>,
+}
+
+/// One summand of a figure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) value: f64,
 }
 
 /// How one server took rate after rate.

@@ -147,7 +147,8 @@ pub(super) fn history(figures: &[f64]) -> String {
     svg + "</svg>"
 }
 
-fn open(title: &str, width: f64, height: f64) -> String {
+/// The beginning of a plot.
+pub(super) fn open(title: &str, width: f64, height: f64) -> String {
     format!(
         r#"<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"><title>{title}</title>"#
     )
