@@ -1,13 +1,13 @@
 //! Benchmarks by a fixed number of iterations, for tools that count what a processor does instead of how long it takes:
 //! `micro counted` names them, `micro counted NAME ITERATIONS` runs one. Knows no such tool.
 
-use crate::{cache, serving};
+use crate::{cache, product, serving};
 
 /// Does something so many times.
 type Benchmark = fn(u64);
 
 /// All of them do the same work in each iteration, or at least in every sixteen.
-const COUNTED: [(&str, Benchmark); 8] = [
+const COUNTED: [(&str, Benchmark); 9] = [
     ("kv-paging/take+give of a block", cache::take_and_give),
     ("kv-paging/admit+promise+release 4,096 tokens, cold, evicting", cache::admit_evicting),
     ("kv-paging/admit+promise+release 4,096 tokens, full hit", cache::admit_cached),
@@ -24,6 +24,8 @@ const COUNTED: [(&str, Benchmark); 8] = [
     ("engine/step of 256 decodes", |num_steps| {
         serving::engine_steps(256, num_steps);
     }),
+    // With the vector instructions that the tool knows, which may be older than the machine's.
+    ("backend-cpu/product of 4 rows, Q4_1, 1536 to 576, one thread", product::multiply),
 ];
 
 /// Does what the arguments behind `counted` say.

@@ -1,8 +1,9 @@
-//! Micro-benchmarks of what runs once a step or a token on the host; those of the cache are in its own crate. Knows no private
-//! items.
+//! Micro-benchmarks of what runs once a step or a token on the host, and of the CPU's product; those of the cache are in its
+//! own crate. Knows no private items.
 
 mod cache;
 mod counted;
+mod product;
 mod serving;
 
 use std::hint::black_box;
@@ -37,7 +38,7 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, serving::scheduler, serving::engine, choice);
+criterion_group!(benches, serving::scheduler, serving::engine, choice, product::backend_cpu);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -32,9 +32,12 @@ const MANY: u64 = 272;
 /// A share by which a count may grow: linking may place code otherwise, the work is the same each time.
 const SLACK: f64 = 0.02;
 
+/// What to do where the counter is missing.
+pub(super) const NO_VALGRIND: &str = "valgrind, which counts the instructions, is not installed";
+
 /// The instructions of one iteration.
 #[derive(Serialize)]
-struct Counted {
+pub(super) struct Counted {
     name: String,
     value: f64,
     unit: &'static str,
@@ -42,8 +45,7 @@ struct Counted {
 
 /// Counts and prints them. With `--check`, fails if one has grown.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let valgrind =
-        contender::in_path("valgrind").context("valgrind is not installed, which counts the instructions")?;
+    ensure!(contender::in_path("valgrind").is_some(), "{NO_VALGRIND}");
     // Before this run adds to it.
     let before = recorded::read()?;
     let program = benchmark::build(process::cargo(), "benches", "micro")?;
@@ -54,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let recorder = Recorder::new(command_line(args))?;
     let (mut counted, mut grown) = (Vec::new(), Vec::new());
     for name in names {
-        let now = Counted::count(&valgrind, &program, name)?;
+        let now = Counted::count(&program, name)?;
         let last = before.iter().rev().find(|row| row.name == now.name && recorder.is_alike(row));
         println!("{}", now.line(last));
         grown.extend(last.and_then(|last| now.growth_beyond_slack(last)));
@@ -69,9 +71,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 impl Counted {
-    fn count(valgrind: &Path, program: &Path, name: &str) -> Result<Self> {
+    /// Counts those of a benchmark of this program.
+    pub(super) fn count(program: &Path, name: &str) -> Result<Self> {
         let count = |iterations: u64| {
-            let mut command = Command::new(valgrind);
+            let mut command = Command::new("valgrind");
             command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
             command.arg(program).args(["counted", name, &iterations.to_string()]);
             collected(&process::read_errors(&mut command)?)
@@ -87,7 +90,7 @@ impl Counted {
     }
 
     /// The same as a sentence, if it is too much.
-    fn growth_beyond_slack(&self, last: &Recorded) -> Option<String> {
+    pub(super) fn growth_beyond_slack(&self, last: &Recorded) -> Option<String> {
         let growth = self.growth(last).filter(|growth| *growth > SLACK)?;
         Some(format!("{} takes {:.1} % more than at {}", self.name, 100.0 * growth, last.commit))
     }

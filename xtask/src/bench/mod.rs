@@ -18,6 +18,7 @@ mod micro;
 mod page_cache;
 mod pagewise;
 mod peers;
+mod planted;
 mod record;
 mod recorded;
 mod regression;
@@ -72,6 +73,8 @@ enum Part {
     Sweep(sweep::Args),
     /// From the start of the process to the first token, phase by phase, and what a server takes that does nothing.
     Startup(startup::Args),
+    /// A proof that --check notices slowdowns: some are planted into a copy of the crates and must be found.
+    Planted(planted::Args),
     /// What was recorded of two commits, side by side.
     Compare(compare::Args),
     /// All recorded rows as a page and as Markdown.
@@ -86,6 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(Part::Cpu(args)) => cpu::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Startup(args)) => startup::run(args),
+        Some(Part::Planted(args)) => planted::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),
         None => {
