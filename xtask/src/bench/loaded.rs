@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::contender::Running;
+use super::pagewise;
 use crate::process;
 
 /// How long a server may take until it is ready. vLLM takes minutes.
@@ -34,7 +35,7 @@ pub(super) struct Loaded {
 impl LoadGenerator {
     /// Builds it.
     pub(super) fn build() -> Result<Self> {
-        process::step(process::cargo().args(["build", "--release", "--package", "benches", "--bin", "load"]))?;
+        pagewise::build()?;
         Ok(Self { program: process::built_binary("release", "load")? })
     }
 

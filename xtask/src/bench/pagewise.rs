@@ -12,9 +12,16 @@ use crate::pull_demo::DEMO_MODEL;
 /// KV for as many tokens of the demo model as the peers are given, 32,768, in 16 bits.
 const KV_BYTES: &str = "720MiB";
 
+/// Builds the server and the load generator together: apart, what both rest on would be compiled twice, for it would have
+/// other features each time.
+pub(super) fn build() -> Result<()> {
+    let what = ["--package", "pagewise", "--bin", "pagewise", "--package", "benches", "--bin", "load"];
+    process::step(process::cargo().args(["build", "--release"]).args(what))
+}
+
 /// Builds the server and fetches the demo model; returns the model's path too, which the peers read.
 pub(super) fn demo() -> Result<(Contender, PathBuf)> {
-    process::step(process::cargo().args(["build", "--release", "--package", "pagewise"]))?;
+    build()?;
     let program = process::built_binary("release", "pagewise")?;
     let model = PathBuf::from(process::read_output(Command::new(&program).args(["pull", DEMO_MODEL]))?.trim());
     ensure!(model.is_file(), "`pagewise pull` said {}, and no file is there", model.display());
