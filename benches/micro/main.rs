@@ -5,6 +5,7 @@ mod cache;
 mod counted;
 mod product;
 mod serving;
+mod tokenization;
 
 use std::hint::black_box;
 
@@ -38,7 +39,14 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, serving::scheduler, serving::engine, choice, product::backend_cpu);
+criterion_group!(
+    benches,
+    serving::scheduler,
+    serving::engine,
+    choice,
+    tokenization::tokenization,
+    product::backend_cpu
+);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,5 +1,7 @@
 //! A product of the CPU backend, of the shape and the format that the demo model has most of: the way down of its
-//! feed-forward network, for a chunk of a prompt, on one thread. Knows no model.
+//! feed-forward network, for a chunk of a prompt, on one thread. How fast products are is what `ops` measures, with all threads
+//! and weights that come from memory; this one is here to be counted by `bench instructions`, and slowed down by `bench planted`,
+//! which times it too: on one thread, with the weight in a cache, hardly anything but its own work moves it. Knows no model.
 
 use std::hint::black_box;
 

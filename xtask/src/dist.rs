@@ -12,8 +12,12 @@ use crate::{kernels, process};
 const README: &str = include_str!("dist/README.md");
 
 /// Programs: package, kind of target, name.
-const PROGRAMS: [[&str; 3]; 3] =
-    [["pagewise", "--bin", "pagewise"], ["benches", "--bin", "load"], ["backend-cuda", "--example", "tune_products"]];
+const PROGRAMS: [[&str; 3]; 4] = [
+    ["pagewise", "--bin", "pagewise"],
+    ["benches", "--bin", "load"],
+    ["benches", "--bin", "ops"],
+    ["backend-cuda", "--example", "tune_products"],
+];
 
 /// What the folder may take, so that it travels easily. A kernel that is compiled for too much shows here first.
 const MAX_BYTES: u64 = 60_000_000;

@@ -27,8 +27,13 @@ pub enum CpuError {
         bytes: u64,
     },
     /// Forced instructions that this machine lacks.
-    #[error("this machine has no {0} instructions")]
+    #[error("this machine has no {0} instructions; it has {available}", available = names_of_available())]
     Instructions(Instructions),
+}
+
+fn names_of_available() -> String {
+    let available = Instructions::ALL.into_iter().filter(|instructions| instructions.available());
+    available.map(Instructions::name).collect::<Vec<_>>().join(", ")
 }
 
 /// An empty vector with room for `capacity` elements; the allocator's refusal is an error and not an abort.

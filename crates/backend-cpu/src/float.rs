@@ -1,15 +1,18 @@
-//! Stored floating-point formats and their conversion to and from f32. Knows single elements.
+//! Stored formats of numbers and their conversion to and from f32. Knows single elements.
 
 use half::{bf16, f16};
 
-/// A stored floating-point format. Elements are held as plain integers or f32, whose zeroed vectors take no memory until
-/// they are written.
-pub(crate) trait StoredFloat: Copy + Send + Sync + 'static {
+/// A stored format of numbers. Elements are held as plain integers or f32, whose zeroed vectors take no memory until they
+/// are written.
+pub(crate) trait StoredNumber: Copy + Send + Sync + 'static {
     /// One element.
     type Bits: Copy + Default + Send + Sync;
 
     fn to_f32(bits: Self::Bits) -> f32;
+}
 
+/// A stored floating-point format.
+pub(crate) trait StoredFloat: StoredNumber {
     /// The nearest element, ties to even.
     fn from_f32(value: f32) -> Self::Bits;
 }
@@ -17,13 +20,15 @@ pub(crate) trait StoredFloat: Copy + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Single;
 
-impl StoredFloat for Single {
+impl StoredNumber for Single {
     type Bits = f32;
 
     fn to_f32(bits: f32) -> f32 {
         bits
     }
+}
 
+impl StoredFloat for Single {
     fn from_f32(value: f32) -> f32 {
         value
     }
@@ -32,13 +37,15 @@ impl StoredFloat for Single {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Half;
 
-impl StoredFloat for Half {
+impl StoredNumber for Half {
     type Bits = u16;
 
     fn to_f32(bits: u16) -> f32 {
         f16::from_bits(bits).to_f32()
     }
+}
 
+impl StoredFloat for Half {
     fn from_f32(value: f32) -> u16 {
         f16::from_f32(value).to_bits()
     }
@@ -47,14 +54,28 @@ impl StoredFloat for Half {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Brain;
 
-impl StoredFloat for Brain {
+impl StoredNumber for Brain {
     type Bits = u16;
 
     fn to_f32(bits: u16) -> f32 {
         bf16::from_bits(bits).to_f32()
     }
+}
 
+impl StoredFloat for Brain {
     fn from_f32(value: f32) -> u16 {
         bf16::from_f32(value).to_bits()
+    }
+}
+
+/// Signed bytes, whose scale is kept elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Byte;
+
+impl StoredNumber for Byte {
+    type Bits = i8;
+
+    fn to_f32(bits: i8) -> f32 {
+        f32::from(bits)
     }
 }

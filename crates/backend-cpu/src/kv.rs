@@ -1,16 +1,16 @@
 //! The KV pool. Knows its layout, not which block belongs to whom.
 
-use std::ops::Range;
-
 use serving_types::BlockCopy;
-use tensor_backend::{Element, KvLayout};
+use tensor_backend::{Element, KvElement, KvLayout};
 
 use crate::CpuError;
 use crate::error::{bytes_of, zeroed};
 use crate::float::{Brain, Half, Single, StoredFloat};
+use crate::head_scale::HeadScale;
 
 /// Keys and values of all layers: `[layers][key, value][blocks]`. A block of keys is `[kv heads][head_dim][block_size]`, so
-/// that one vector holds an element of consecutive positions; a block of values is `[kv heads][block_size][head_dim]`.
+/// that one vector holds an element of consecutive positions; a block of values is `[kv heads][block_size][head_dim]`. The
+/// scales of signed bytes are a pool of their own, of heads with one element.
 #[derive(Debug)]
 pub struct Kv {
     layout: KvLayout,
@@ -22,23 +22,27 @@ pub(crate) enum KvValues {
     F32(Vec<f32>),
     F16(Vec<u16>),
     BF16(Vec<u16>),
+    Int8 { quants: Vec<i8>, scales: Vec<f32> },
 }
 
 /// The keys and values of one head in one block.
-pub(crate) struct HeadBlock<'a, S: StoredFloat> {
+pub(crate) struct HeadBlock<'a, T> {
     /// `[head_dim][block_size]`
-    pub(crate) keys: &'a [S::Bits],
+    pub(crate) keys: &'a [T],
     /// `[block_size][head_dim]`
-    pub(crate) values: &'a [S::Bits],
+    pub(crate) values: &'a [T],
 }
 
 impl Kv {
     pub(crate) fn new(layout: &KvLayout) -> Result<Self, CpuError> {
-        let len = (layout.total_bytes() / layout.element.bytes() as u64) as usize;
+        const WHAT: &str = "the KV pool";
+        let num_heads = 2 * layout.num_layers * layout.num_blocks * layout.block_size * layout.num_kv_heads;
+        let len = num_heads * layout.head_dim;
         let values = match layout.element {
-            Element::F32 => KvValues::F32(zeroed(len, 0.0, "the KV pool")?),
-            Element::F16 => KvValues::F16(zeroed(len, 0, "the KV pool")?),
-            Element::BF16 => KvValues::BF16(zeroed(len, 0, "the KV pool")?),
+            KvElement::Float(Element::F32) => KvValues::F32(zeroed(len, 0.0, WHAT)?),
+            KvElement::Float(Element::F16) => KvValues::F16(zeroed(len, 0, WHAT)?),
+            KvElement::Float(Element::BF16) => KvValues::BF16(zeroed(len, 0, WHAT)?),
+            KvElement::Int8 => KvValues::Int8 { quants: zeroed(len, 0, WHAT)?, scales: zeroed(num_heads, 0.0, WHAT)? },
         };
         Ok(Self { layout: *layout, values })
     }
@@ -47,6 +51,7 @@ impl Kv {
         match &self.values {
             KvValues::F32(values) => bytes_of(values),
             KvValues::F16(values) | KvValues::BF16(values) => bytes_of(values),
+            KvValues::Int8 { quants, scales } => bytes_of(quants) + bytes_of(scales),
         }
     }
 
@@ -58,6 +63,10 @@ impl Kv {
         match &mut self.values {
             KvValues::F32(values) => copy_blocks(&self.layout, values, copies),
             KvValues::F16(values) | KvValues::BF16(values) => copy_blocks(&self.layout, values, copies),
+            KvValues::Int8 { quants, scales } => {
+                copy_blocks(&self.layout, quants, copies);
+                copy_blocks(&scale_layout(&self.layout), scales, copies);
+            }
         }
     }
 
@@ -65,11 +74,16 @@ impl Kv {
     pub(crate) fn copy_block_from(&mut self, other: &Self, from: usize, to: usize) {
         let (here, there) = (&self.layout, &other.layout);
         assert_eq!(KvLayout { num_blocks: here.num_blocks, ..*there }, *here, "blocks of both pools have one shape");
-        let copies = block_copies((there, from), (here, to));
+        let (from, to) = ((there, from), (here, to));
         match (&mut self.values, &other.values) {
-            (KvValues::F32(here), KvValues::F32(there)) => copy_ranges(here, there, copies),
+            (KvValues::F32(here), KvValues::F32(there)) => copy_block(here, there, from, to),
             (KvValues::F16(here), KvValues::F16(there)) | (KvValues::BF16(here), KvValues::BF16(there)) => {
-                copy_ranges(here, there, copies);
+                copy_block(here, there, from, to);
+            }
+            (KvValues::Int8 { quants, scales }, KvValues::Int8 { quants: other_quants, scales: other_scales }) => {
+                copy_block(quants, other_quants, from, to);
+                let (there, here) = (scale_layout(there), scale_layout(here));
+                copy_block(scales, other_scales, (&there, from.1), (&here, to.1));
             }
             _ => unreachable!("values are stored as the layout says"),
         }
@@ -81,6 +95,7 @@ impl Kv {
             KvValues::F32(pool) => append::<Single>(&self.layout, pool, place, keys, values),
             KvValues::F16(pool) => append::<Half>(&self.layout, pool, place, keys, values),
             KvValues::BF16(pool) => append::<Brain>(&self.layout, pool, place, keys, values),
+            KvValues::Int8 { quants, scales } => append_int8(&self.layout, (quants, scales), place, keys, values),
         }
     }
 }
@@ -92,6 +107,11 @@ pub(crate) struct TokenPlace {
     pub(crate) block: usize,
     /// Position inside of the block.
     pub(crate) slot: usize,
+}
+
+/// Where the scales of signed bytes lie: heads of one element.
+pub(crate) fn scale_layout(layout: &KvLayout) -> KvLayout {
+    KvLayout { head_dim: 1, element: Element::F32.into(), ..*layout }
 }
 
 /// Elements of the keys, or of the values, of one layer and block.
@@ -107,17 +127,34 @@ fn keys_at(layout: &KvLayout, layer: usize, block: usize) -> usize {
 }
 
 /// The part of a pool that holds one head in one block.
-pub(crate) fn head_block<'a, S: StoredFloat>(
+pub(crate) fn head_block<'a, T>(
     layout: &KvLayout,
-    pool: &'a [S::Bits],
+    pool: &'a [T],
     layer: usize,
     block: usize,
     kv_head: usize,
-) -> HeadBlock<'a, S> {
+) -> HeadBlock<'a, T> {
     let head_len = layout.block_size * layout.head_dim;
     let keys = keys_at(layout, layer, block) + kv_head * head_len;
     let values = keys + layout.num_blocks * block_len(layout);
     HeadBlock { keys: &pool[keys..][..head_len], values: &pool[values..][..head_len] }
+}
+
+/// One head of a token: the elements of its keys, which lie apart, and of its values.
+fn head_mut<'a, T>(
+    layout: &KvLayout,
+    pool: &'a mut [T],
+    place: TokenPlace,
+    kv_head: usize,
+) -> (impl Iterator<Item = &'a mut T>, &'a mut [T]) {
+    let (head_dim, block_size) = (layout.head_dim, layout.block_size);
+    assert!(place.slot < block_size);
+    let head_len = block_size * head_dim;
+    let keys_at = keys_at(layout, place.layer, place.block) + kv_head * head_len;
+    let (keys, rest) = pool[keys_at..].split_at_mut(head_len);
+    let values_at = layout.num_blocks * block_len(layout) - head_len + place.slot * head_dim;
+    let keys = keys.chunks_exact_mut(block_size).map(move |positions| &mut positions[place.slot]);
+    (keys, &mut rest[values_at..][..head_dim])
 }
 
 fn append<S: StoredFloat>(
@@ -127,22 +164,31 @@ fn append<S: StoredFloat>(
     new_keys: &[f32],
     new_values: &[f32],
 ) {
-    let (head_dim, block_size) = (layout.head_dim, layout.block_size);
-    assert!(place.slot < block_size);
-    let at = keys_at(layout, place.layer, place.block);
-    let (keys, rest) = pool[at..].split_at_mut(block_len(layout));
-    let values = &mut rest[(layout.num_blocks - 1) * block_len(layout)..][..block_len(layout)];
-    for (head, new) in new_keys.chunks_exact(head_dim).enumerate() {
-        let head = &mut keys[head * head_dim * block_size..][..head_dim * block_size];
-        for (positions, &value) in head.chunks_exact_mut(block_size).zip(new) {
-            positions[place.slot] = S::from_f32(value);
-        }
+    let heads = new_keys.chunks_exact(layout.head_dim).zip(new_values.chunks_exact(layout.head_dim));
+    for (kv_head, (new_keys, new_values)) in heads.enumerate() {
+        let (keys, values) = head_mut(layout, pool, place, kv_head);
+        keys.zip(new_keys).for_each(|(out, value)| *out = S::from_f32(*value));
+        values.iter_mut().zip(new_values).for_each(|(out, value)| *out = S::from_f32(*value));
     }
-    for (head, new) in new_values.chunks_exact(head_dim).enumerate() {
-        let out = &mut values[(head * block_size + place.slot) * head_dim..][..head_dim];
-        for (out, &value) in out.iter_mut().zip(new) {
-            *out = S::from_f32(value);
-        }
+}
+
+fn append_int8(
+    layout: &KvLayout,
+    (quants, scales): (&mut [i8], &mut [f32]),
+    place: TokenPlace,
+    new_keys: &[f32],
+    new_values: &[f32],
+) {
+    let scale_layout = scale_layout(layout);
+    let heads = new_keys.chunks_exact(layout.head_dim).zip(new_values.chunks_exact(layout.head_dim));
+    for (kv_head, (new_keys, new_values)) in heads.enumerate() {
+        let (of_keys, of_values) = (HeadScale::of(new_keys), HeadScale::of(new_values));
+        let (keys, values) = head_mut(layout, quants, place, kv_head);
+        keys.zip(new_keys).for_each(|(out, value)| *out = of_keys.quantise(*value));
+        values.iter_mut().zip(new_values).for_each(|(out, value)| *out = of_values.quantise(*value));
+        let (key_scale, value_scale) = head_mut(&scale_layout, scales, place, kv_head);
+        key_scale.for_each(|out| *out = of_keys.scale);
+        value_scale.fill(of_values.scale);
     }
 }
 
@@ -159,22 +205,19 @@ fn copy_blocks<T: Copy>(layout: &KvLayout, pool: &mut [T], copies: &[BlockCopy])
     }
 }
 
-/// Where keys and values of each layer of a block lie, in the pool that it is copied from and in the one it is copied to.
-fn block_copies(
-    (there, from): (&KvLayout, usize),
-    (here, to): (&KvLayout, usize),
-) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
-    let len = block_len(here);
-    let (there, here) = (*there, *here);
-    (0..here.num_layers).flat_map(move |layer| {
-        let (from, to) = (keys_at(&there, layer, from), keys_at(&here, layer, to));
-        let values = (from + there.num_blocks * len, to + here.num_blocks * len);
-        [(from, to), values].map(|(from, to)| (from..from + len, to..to + len))
-    })
-}
-
-fn copy_ranges<T: Copy>(here: &mut [T], there: &[T], copies: impl Iterator<Item = (Range<usize>, Range<usize>)>) {
-    for (from, to) in copies {
-        here[to].copy_from_slice(&there[from]);
+/// Copies a block of one pool, all layers, over a block of another.
+fn copy_block<T: Copy>(
+    here: &mut [T],
+    there: &[T],
+    (their_layout, from): (&KvLayout, usize),
+    (our_layout, to): (&KvLayout, usize),
+) {
+    let len = block_len(our_layout);
+    for layer in 0..our_layout.num_layers {
+        let (from, to) = (keys_at(their_layout, layer, from), keys_at(our_layout, layer, to));
+        let values = (from + their_layout.num_blocks * len, to + our_layout.num_blocks * len);
+        for (from, to) in [(from, to), values] {
+            here[to..to + len].copy_from_slice(&there[from..from + len]);
+        }
     }
 }

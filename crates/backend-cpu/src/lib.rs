@@ -3,22 +3,29 @@
 //! There is one arithmetic for each stored weight format, at every batch size. [`Precision::Exact`] dequantises weights to
 //! f32 when they are loaded and multiplies in f32: the reference path. [`Precision::Native`] multiplies the stored formats
 //! directly: activations are quantised to blocks of 32 signed bytes, sums inside of a block are exact integers, and blocks
-//! are summed in f32 in ascending order. f16, bf16 and f32 weights are multiplied in f32, in ascending order. Neither the
-//! other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
+//! are summed in f32 in ascending order. With bf16 weights activations are rounded to bf16, and elements below 2^-56 are
+//! zeros. Those, f16 and f32 weights, and keys and values of any element, are multiplied in f32, in ascending order. Neither
+//! the other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
 //!
 //! - `ops` has the ops: shapes, threads, cache blocking.
-//! - `panel` and `weight` are the layouts, with the plain products; `quantise` the activations; `kv` the KV pool.
+//! - `weight` has the rows of weights in a `layout` for each format; `panel` and `pairs` are the formats, with their plain
+//!   products, and `quantise` the activations; `kv` is the KV pool, `head_scale` its signed bytes.
 //! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
+//! - `limits` measures what the machine can do at most, for benchmarks.
 //!
 //! The crate knows no models, requests or block allocation.
 
 mod buffer;
 mod error;
 mod float;
+mod head_scale;
 mod inputs;
 mod instructions;
 mod kv;
+mod layout;
+mod limits;
 mod ops;
+mod pairs;
 mod panel;
 mod pool;
 mod quantise;
@@ -31,6 +38,7 @@ pub use error::CpuError;
 pub use inputs::Inputs;
 pub use instructions::Instructions;
 pub use kv::Kv;
+pub use limits::CpuLimits;
 pub use ops::{Sampler, Samples};
 pub use weight::Weight;
 
@@ -165,11 +173,8 @@ impl Backend for CpuBackend {
     }
 
     fn planned_scratch_bytes(&self, parts: &[WeightPart<'_>], role: WeightRole, rows: usize) -> u64 {
-        if Weight::takes_blocks(parts, role, self.precision) {
-            ProductScratch::planned_bytes(rows, parts[0].cols)
-        } else {
-            0
-        }
+        let taken = Weight::planned_takes(parts, role, self.precision);
+        ProductScratch::planned_bytes(self.cores.path, rows, parts[0].cols, taken)
     }
 
     fn reserve_scratch(&mut self, bytes: u64) -> Result<(), CpuError> {

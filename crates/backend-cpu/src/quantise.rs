@@ -12,54 +12,49 @@ pub(crate) struct ActivationBlock {
     pub(crate) scale: f32,
     /// `scale` times the sum of all quants: what a weight block's minimum multiplies.
     pub(crate) scaled_sum: f32,
-    /// Sums of the first and the last 16 quants: what a weight's integer offset multiplies.
-    pub(crate) half_sums: [i32; 2],
+    /// Less the sum of all quants, and of the first 16: what a weight's integer offset multiplies.
+    pub(crate) less_sum: i32,
+    pub(crate) less_first_sum: i32,
+}
+
+impl ActivationBlock {
+    /// Sets what is not a quant, from the scale and the sums of the first and the last 16 quants.
+    pub(crate) fn set_scale(&mut self, scale: f32, first_half_sum: i32, last_half_sum: i32) {
+        self.scale = scale;
+        let sum = first_half_sum + last_half_sum;
+        self.scaled_sum = scale * sum as f32;
+        self.less_sum = -sum;
+        self.less_first_sum = -first_half_sum;
+    }
+}
+
+/// Adding 1.5 * 2^23 to a float below 2^22 leaves the nearest integer, ties to even, in the low bits of the sum.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
+/// Whether a block of this largest magnitude is quantised by its scale: it is finite, and `127 / max` does not overflow.
+pub(crate) fn is_plain_magnitude(max: f32) -> bool {
+    max.is_finite() && max > 1e-36
 }
 
 /// Quantises a block: the largest magnitude becomes 127, the others the nearest integer, ties to even.
 ///
 /// A block with a NaN or an infinity gets the scale NaN, so that every product with it is NaN. A block whose largest
-/// magnitude is below 1e-36 is taken as zeros: `127 / max` would overflow.
-#[inline(always)]
+/// magnitude is at most 1e-36 is taken as zeros. Above 1e37 the sum of a block may overflow, and products with weights that
+/// have a minimum are then infinite or NaN.
 pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
     // Magnitudes compare like their bits, with NaN above infinity.
-    let max_bits = values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF));
-    let max = f32::from_bits(max_bits);
-    let finite = max_bits < 0x7F80_0000;
-    let is_zero = max <= 1e-36;
+    let max = f32::from_bits(values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF)));
+    if !is_plain_magnitude(max) {
+        *out = ActivationBlock { scale: if max <= 1e-36 { 0.0 } else { f32::NAN }, ..ActivationBlock::default() };
+        out.scaled_sum = out.scale;
+        return;
+    }
     let inverse = 127.0 / max;
     let mut half_sums = [0; 2];
-    let (fours, _) = out.quants.as_chunks_mut::<{ BLOCK / 8 }>();
-    for ((values, fours), sum) in values.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(fours).zip(&mut half_sums) {
-        // Summed while they are wide: bytes would have to be widened again.
-        let mut quants = [0_i32; BLOCK / 2];
-        for (quant, value) in quants.iter_mut().zip(values) {
-            // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the sum.
-            const ROUND: f32 = 12_582_912.0;
-            let rounded = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-            *quant = if finite && !is_zero { rounded } else { 0 };
-        }
-        *sum = quants.iter().sum();
-        for (four, quants) in fours.iter_mut().zip(quants.as_chunks::<4>().0) {
-            *four = quants.map(|quant| quant as i8);
-        }
+    for (index, value) in values.iter().enumerate() {
+        let quant = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        out.quants[index / 4][index % 4] = quant as i8;
+        half_sums[index * 2 / BLOCK] += quant;
     }
-    out.scale = match (finite, is_zero) {
-        (false, _) => f32::NAN,
-        (true, true) => 0.0,
-        (true, false) => max / 127.0,
-    };
-    out.scaled_sum = out.scale * (half_sums[0] + half_sums[1]) as f32;
-    out.half_sums = half_sums;
-}
-
-/// Quantises a row, whose length is a multiple of 32.
-#[inline(always)]
-pub(crate) fn quantise_row(row: &[f32], out: &mut [ActivationBlock]) {
-    let (blocks, rest) = row.as_chunks::<BLOCK>();
-    assert!(rest.is_empty());
-    assert_eq!(blocks.len(), out.len());
-    for (block, out) in blocks.iter().zip(out) {
-        quantise_block(block, out);
-    }
+    out.set_scale(max / 127.0, half_sums[0], half_sums[1]);
 }

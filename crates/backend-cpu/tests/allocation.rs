@@ -92,8 +92,14 @@ fn a_repeated_step_allocates_nothing() {
     backend.write(&mut norm, &[1.0; HIDDEN]).unwrap();
     let mut rope = backend.alloc(64, 32, Element::F32).unwrap();
     backend.write(&mut rope, &[0.5; 64 * 32]).unwrap();
-    let layout =
-        KvLayout { num_layers: 1, num_blocks: 4, block_size: 16, num_kv_heads: 2, head_dim: 32, element: Element::F16 };
+    let layout = KvLayout {
+        num_layers: 1,
+        num_blocks: 4,
+        block_size: 16,
+        num_kv_heads: 2,
+        head_dim: 32,
+        element: Element::F16.into(),
+    };
     let mut kv = backend.alloc_kv(&layout).unwrap();
     let attention =
         AttentionLayout { num_heads: 2, num_kv_heads: 2, head_dim: 32, block_size: 16, sliding_window: None };

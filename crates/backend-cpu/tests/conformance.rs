@@ -2,8 +2,8 @@
 
 use backend_cpu::{CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
-use tensor_backend::Element;
 use tensor_backend::conformance::{self, Options};
+use tensor_backend::{Element, KvElement};
 
 fn check(precision: Precision, instructions: Instructions, check: fn(&mut CpuBackend, &Options)) {
     if !instructions.available() {
@@ -14,9 +14,11 @@ fn check(precision: Precision, instructions: Instructions, check: fn(&mut CpuBac
     let mut backend = CpuBackend::with_instructions(config, instructions).unwrap();
     let options = Options {
         formats: TensorFormat::ALL.to_vec(),
-        kv_elements: vec![Element::F32, Element::F16, Element::BF16],
+        kv_elements: vec![Element::F32.into(), Element::F16.into(), Element::BF16.into(), KvElement::Int8],
         float_tolerance: 2e-5,
         quantised_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.05 },
+        bfloat16_tolerance: if precision == Precision::Exact { 2e-5 } else { 0.01 },
+        bfloat16_floor: if precision == Precision::Exact { 0.0 } else { 2.0_f64.powi(-56) },
         bitwise_rows: true,
     };
     check(&mut backend, &options);
@@ -58,6 +60,7 @@ macro_rules! every_topic {
                 check_branch_ends,
                 check_rope_append,
                 check_scores,
+                check_special_blocks,
                 check_special_values,
             ]
         );
@@ -67,10 +70,11 @@ macro_rules! every_topic {
 every_topic!(plain, Instructions::Plain);
 every_topic!(avx2, Instructions::Avx2);
 every_topic!(avx512, Instructions::Avx512);
+every_topic!(avx512_bf16, Instructions::Avx512Bf16);
 // Only weights depend on the precision.
 topics!(
     exact,
     Exact,
     Instructions::best(),
-    [check_embeddings, check_gated_products, check_memory, check_products, check_special_values]
+    [check_embeddings, check_gated_products, check_memory, check_products, check_special_blocks, check_special_values,]
 );

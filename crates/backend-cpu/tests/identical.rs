@@ -5,8 +5,8 @@ use backend_cpu::{Buffer, CpuBackend, CpuConfig, Instructions, Precision};
 use model_format::TensorFormat;
 use serving_types::RowSlot;
 use tensor_backend::{
-    AttentionLayout, Backend, Element, GatedMatMul, InputLimits, KvLayout, MatMul, PagedAttention, QkNorm, RmsNorm,
-    RopeAppend, RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
+    AttentionLayout, Backend, Element, GatedMatMul, InputLimits, KvElement, KvLayout, MatMul, PagedAttention, QkNorm,
+    RmsNorm, RopeAppend, RotaryFrequencies, RowOrder, StepInputs, TableUpdate, WeightPart, WeightRole,
 };
 
 /// xorshift64 (Marsaglia, 2003).
@@ -96,11 +96,31 @@ fn check_case(case: &Case) {
     });
 }
 
+/// Rows, blocks of columns and outputs: every height of a tile, beside and across the borders of panels of 16 and units of
+/// 32 outputs.
+const SHAPES: [(usize, usize, usize); 13] = [
+    (1, 1, 1),
+    (1, 2, 1100),
+    (2, 2, 15),
+    (2, 6, 33),
+    (3, 1, 17),
+    (5, 3, 31),
+    (7, 2, 33),
+    (8, 1, 47),
+    (9, 3, 20),
+    (15, 1, 90),
+    (17, 2, 65),
+    (33, 1, 50),
+    (67, 1, 17),
+];
+
 #[test]
 fn products_and_norms_give_the_same_bits() {
     for format in TensorFormat::ALL {
         for wild in [false, true] {
-            for (rows, k, n) in [(1, 512, 1100), (15, 256, 90), (2, 1536, 33), (67, 256, 17)] {
+            for (rows, blocks, n) in SHAPES {
+                // Floats have no blocks: odd numbers of columns.
+                let k = if format.block_len() == 1 { 37 * blocks } else { blocks * format.block_len() };
                 check_case(&Case { format, precision: Precision::Native, rows, k, n, wild });
             }
             check_case(&Case { format, precision: Precision::Exact, rows: 19, k: 256, n: 70, wild });
@@ -114,7 +134,7 @@ struct Heads {
     head_dim: usize,
     block_size: usize,
     sliding_window: Option<usize>,
-    element: Element,
+    element: KvElement,
 }
 
 /// A context that is filled by a first step, and a decode row on it beside a short prefill.
@@ -190,12 +210,15 @@ fn step_of(rows: &[(usize, usize)], max_blocks_per_slot: usize) -> StepInputs {
 #[test]
 fn attention_gives_the_same_bits() {
     for (num_heads, num_kv_heads, head_dim, block_size, sliding_window, element) in [
-        (9, 3, 64, 16, None, Element::F16),
-        (14, 2, 64, 16, None, Element::BF16),
-        (7, 1, 10, 3, None, Element::F32),
-        (26, 2, 24, 256, None, Element::F16),
-        (3, 3, 80, 1, Some(7), Element::BF16),
-        (4, 2, 40, 24, Some(133), Element::F32),
+        (9, 3, 64, 16, None, Element::F16.into()),
+        (14, 2, 64, 16, None, Element::BF16.into()),
+        (7, 1, 10, 3, None, Element::F32.into()),
+        (26, 2, 24, 256, None, Element::F16.into()),
+        (3, 3, 80, 1, Some(7), Element::BF16.into()),
+        (4, 2, 40, 24, Some(133), Element::F32.into()),
+        (9, 3, 64, 16, None, KvElement::Int8),
+        (26, 2, 24, 256, Some(133), KvElement::Int8),
+        (7, 1, 10, 3, None, KvElement::Int8),
     ] {
         let heads = Heads { num_heads, num_kv_heads, head_dim, block_size, sliding_window, element };
         let what = format!("{num_heads} heads, {num_kv_heads} of keys, {head_dim} wide, {element:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use kernels_sys::{PW_BF16, PW_F16, PW_F32, PwElement, PwKvView};
-use tensor_backend::{Element, KvLayout};
+use tensor_backend::{Element, KvElement, KvLayout};
 
 use crate::CudaError;
 use crate::driver::{Device, DeviceMemory, DeviceRange};
@@ -69,12 +69,18 @@ impl Buffer {
 pub struct Kv {
     memory: DeviceMemory,
     layout: KvLayout,
+    element: Element,
 }
 
 impl Kv {
-    pub(crate) fn new(device: &Arc<Device>, layout: &KvLayout) -> Result<Self, CudaError> {
+    /// A pool of `element`, in which attention computes.
+    ///
+    /// # Errors
+    /// A layout of another element, or no memory.
+    pub(crate) fn new(device: &Arc<Device>, layout: &KvLayout, element: Element) -> Result<Self, CudaError> {
+        check_kv_element(layout, element)?;
         let bytes = layout.total_bytes() as usize;
-        Ok(Self { memory: DeviceMemory::zeroed(device, bytes, "KV blocks")?, layout: *layout })
+        Ok(Self { memory: DeviceMemory::zeroed(device, bytes, "KV blocks")?, layout: *layout, element })
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -87,7 +93,7 @@ impl Kv {
 
     /// One layer, for the kernels.
     pub(crate) fn view(&self, layer: usize) -> PwKvView {
-        let KvLayout { num_layers, num_blocks, block_size, num_kv_heads, head_dim, element } = self.layout;
+        let KvLayout { num_layers, num_blocks, block_size, num_kv_heads, head_dim, element: _ } = self.layout;
         assert!(layer < num_layers, "a layer of the pool");
         let keys = num_kv_heads * block_size * head_dim;
         PwKvView {
@@ -98,7 +104,7 @@ impl Kv {
             block_size: block_size as i32,
             num_kv_heads: num_kv_heads as i32,
             head_dim: head_dim as i32,
-            element: element_code(element),
+            element: element_code(self.element),
         }
     }
 
@@ -112,6 +118,12 @@ impl Kv {
         let bytes = self.layout.block_bytes() as usize;
         self.memory.range().part(first as usize * bytes, len * bytes)
     }
+}
+
+/// Attention reads keys and values of the element that it computes in.
+pub(crate) fn check_kv_element(layout: &KvLayout, element: Element) -> Result<(), CudaError> {
+    let wanted = layout.element;
+    if wanted == KvElement::Float(element) { Ok(()) } else { Err(CudaError::KvElement(wanted, element)) }
 }
 
 /// An element in the kernels' ABI.

@@ -6,7 +6,7 @@ use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::DriverError;
 use kernels_sys::LoadError;
 use model_format::TensorFormat;
-use tensor_backend::Element;
+use tensor_backend::{Element, KvElement};
 
 /// A failure of the device or of its libraries.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,11 @@ pub enum CudaError {
     /// A buffer of an element that the ops do not take.
     #[error("buffers of {0:?} do not exist on this GPU backend, which computes in {1:?}")]
     BufferElement(Element, Element),
+    /// For the operator: a KV pool of an element that attention does not read.
+    #[error(
+        "a KV cache of {0:?} does not exist on this GPU backend, whose attention reads the {1:?} that it computes in"
+    )]
+    KvElement(KvElement, Element),
     /// A request that the device's tables have no room for.
     #[error("{what}: {num} are more than the {max} that the GPU keeps for a request")]
     TooMany {

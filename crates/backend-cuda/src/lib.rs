@@ -59,7 +59,7 @@ use tensor_backend::{
     WeightRole,
 };
 
-use crate::buffer::element_code;
+use crate::buffer::{check_kv_element, element_code};
 use crate::driver::{Device, DeviceMemory, DeviceRange};
 use crate::kernels::Kernels;
 use crate::multiply::{MAX_GATED_ROWS, Multiply, gated_bytes, panel_bytes};
@@ -257,11 +257,12 @@ impl Backend for CudaBackend {
     }
 
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CudaError> {
-        let kv = Kv::new(&self.device, layout)?;
+        let kv = Kv::new(&self.device, layout, self.element)?;
         Ok(self.count(kv, Kv::bytes))
     }
 
     fn alloc_host_kv(&mut self, layout: &KvLayout) -> Result<HostKv, CudaError> {
+        check_kv_element(layout, self.element)?;
         HostKv::new(&self.device, layout)
     }
 

@@ -31,9 +31,11 @@ fn options(element: Element) -> Options {
             TensorFormat::Q4K,
             TensorFormat::Q6K,
         ],
-        kv_elements: vec![element],
+        kv_elements: vec![element.into()],
         float_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
         quantised_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
+        bfloat16_tolerance: if element == Element::BF16 { 1.6e-2 } else { 2e-3 },
+        bfloat16_floor: 0.0,
         bitwise_rows: false,
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use model_format::ModelConfig;
-use tensor_backend::{AttentionLayout, Element, InputLimits, SamplerLimits};
+use tensor_backend::{AttentionLayout, InputLimits, KvElement, SamplerLimits};
 
 use crate::ModelError;
 
@@ -17,7 +17,7 @@ pub struct RunnerConfig {
     /// Blocks of the host's KV pool. `0..=2^26`.
     pub num_host_blocks: u32,
     /// Element of the KV pool.
-    pub kv_element: Element,
+    pub kv_element: KvElement,
     /// Longest context of a request, prompt and output together. At least 2, at most [`Checkpoint::max_context_len`].
     ///
     /// [`Checkpoint::max_context_len`]: crate::Checkpoint::max_context_len

@@ -4,7 +4,8 @@
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use clap::builder::RangedI64ValueParser;
+use backend_cpu::Instructions;
+use clap::builder::{PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grpc_server::ServeOptions;
 
@@ -50,6 +51,7 @@ impl Command {
             Self::Bench(BenchCommand::Throughput(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::Latency(args)) => Some(&args.engine),
             Self::Bench(BenchCommand::HostCopy(args)) => Some(&args.engine),
+            Self::Bench(BenchCommand::Quality(args)) => Some(&args.engine),
             Self::Pull(_) => None,
         }
     }
@@ -73,6 +75,15 @@ pub(crate) struct EngineArgs {
     /// activations, KV cache and unquantised weights, on a GPU only.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: Dtype,
+    /// Instructions of the inner loops on the CPU [default: the fastest that this machine has]. All give the same tokens; a
+    /// slower set shows what a faster one brings. Has no effect on a GPU.
+    #[arg(long, value_name = "SET", value_parser = instructions())]
+    pub(crate) cpu_instructions: Option<Instructions>,
+    /// Type of the KV cache. `auto`: float16 on the CPU, float32 with --dtype float32, and on a GPU the type that it computes in,
+    /// which is the only one there. `int8`, on the CPU only: bytes with a scale for each head of a token, a little more than half
+    /// the size of 16-bit types.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
     /// `auto` reads the weights. `dummy` makes seeded random ones; config.json alone is enough then.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) load_format: LoadFormat,
@@ -153,6 +164,18 @@ pub(crate) enum Dtype {
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KvCacheDtype {
+    #[default]
+    Auto,
+    #[value(alias = "float")]
+    Float32,
+    #[value(alias = "half")]
+    Float16,
+    Bfloat16,
+    Int8,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LoadFormat {
     #[default]
     Auto,
@@ -215,11 +238,13 @@ pub(crate) struct ChatArgs {
 }
 
 /// What means nothing to a running server.
-const FLAGS_OF_LOADING: [&str; 17] = [
+const FLAGS_OF_LOADING: [&str; 19] = [
     "model",
     "config",
     "device",
     "dtype",
+    "cpu_instructions",
+    "kv_cache_dtype",
     "load_format",
     "max_model_len",
     "max_num_seqs",
@@ -318,6 +343,8 @@ pub(crate) enum BenchCommand {
     Latency(LatencyArgs),
     /// Prefixes that come back from the host's KV pool: how long it takes, and what it costs others.
     HostCopy(HostCopyArgs),
+    /// What a model foretells of known tokens: the perplexity of a text, and the most likely token at each place of answers.
+    Quality(QualityArgs),
 }
 
 #[derive(Args, Debug)]
@@ -389,6 +416,32 @@ pub(crate) struct HostCopyArgs {
     pub(crate) engine: EngineArgs,
 }
 
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  pagewise bench quality --model smollm2-135m-instruct --text fixtures/smollm2/perplexity-ids.json --kv-cache-dtype int8")]
+pub(crate) struct QualityArgs {
+    /// A text in token ids: `{"ids": [...]}`. All its tokens but the first count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Prompts and answers, which are fed in: `{"cases": [{"prompt_ids": [...], "output_ids": [...]}]}`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) answers: Option<PathBuf>,
+    /// As what the tokens are computed.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["prefill", "decode"])]
+    pub(crate) rows: Vec<Rows>,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// How texts are cut into rows.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As prompts: as many tokens a row as a step takes.
+    Prefill,
+    /// As answers: a row for each token.
+    Decode,
+}
+
 /// Drawn requests: random token ids, end-of-sequence ignored.
 #[derive(Args, Debug)]
 pub(crate) struct WorkloadArgs {
@@ -398,6 +451,14 @@ pub(crate) struct WorkloadArgs {
     /// Output tokens of a drawn request.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one(), default_value_t = 64)]
     pub(crate) output_len: u32,
+}
+
+/// A set of instructions by its name, whether this machine has it or not.
+fn instructions() -> impl TypedValueParser<Value = Instructions> {
+    PossibleValuesParser::new(Instructions::ALL.map(Instructions::name)).map(|name| {
+        let named = Instructions::ALL.into_iter().find(|instructions| instructions.name() == name);
+        named.expect("one of the possible values")
+    })
 }
 
 /// A count that is not 0.

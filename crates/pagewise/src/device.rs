@@ -4,13 +4,13 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use backend_cpu::{CpuBackend, CpuConfig, Precision};
+use backend_cpu::{CpuBackend, CpuConfig, CpuError, Instructions, Precision};
 use backend_cuda::{Arithmetic, CopyRates, CudaBackend, CudaConfig, CudaError};
 use model_format::TensorFormat;
 use model_runner::{Checkpoint, WarmUp};
-use tensor_backend::{Backend, Element};
+use tensor_backend::{Backend, Element, KvElement};
 
-use crate::cli::{Device, Dtype, EngineArgs};
+use crate::cli::{Device, Dtype, EngineArgs, KvCacheDtype};
 use crate::{machine, output};
 
 /// The GPU that serves, among those that the driver shows: CUDA_VISIBLE_DEVICES chooses.
@@ -30,7 +30,7 @@ pub(crate) enum Opened {
 /// What a device offers to a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
-    pub(crate) kv_element: Element,
+    pub(crate) kv_element: KvElement,
     pub(crate) default_max_num_seqs: u32,
     pub(crate) default_max_num_batched_tokens: u32,
     pub(crate) default_max_mixed_prefill_tokens: u32,
@@ -65,17 +65,62 @@ impl MemoryOffer {
 /// # Errors
 /// The flags want what this machine has not, or an arithmetic that the device has not.
 pub(crate) fn open(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened> {
-    match (args.device, args.dtype) {
-        (Device::Cuda, Dtype::Float32) => {
-            bail!("--dtype float32: a GPU computes in bfloat16 or float16; use --device cpu")
+    match (args.device, only_on_cpu(args)) {
+        (Device::Cuda, Some(flag)) => {
+            bail!("{flag}: a GPU computes in bfloat16 or float16, and so is its KV cache; use --device cpu")
         }
-        (Device::Cpu, _) | (Device::Auto, Dtype::Float32) => open_cpu(args),
-        (Device::Cuda, _) => Ok(open_cuda(args, checkpoint)?),
-        (Device::Auto, _) => match open_cuda(args, checkpoint) {
-            Ok(opened) => Ok(opened),
+        (Device::Cpu, _) | (Device::Auto, Some(_)) => open_cpu(args),
+        (Device::Cuda, None) => with_kv_of(args, open_cuda(args, checkpoint)?),
+        (Device::Auto, None) => match open_cuda(args, checkpoint) {
+            Ok(opened) => with_kv_of(args, opened),
             Err(reason) => open_cpu_instead(args, reason),
         },
     }
+}
+
+/// A flag that no GPU can follow, if there is one.
+fn only_on_cpu(args: &EngineArgs) -> Option<&'static str> {
+    match (args.dtype, args.kv_cache_dtype) {
+        (Dtype::Float32, _) => Some("--dtype float32"),
+        (_, KvCacheDtype::Float32) => Some("--kv-cache-dtype float32"),
+        (_, KvCacheDtype::Int8) => Some("--kv-cache-dtype int8"),
+        (_, KvCacheDtype::Auto | KvCacheDtype::Float16 | KvCacheDtype::Bfloat16) => None,
+    }
+}
+
+/// What the flags want in the KV cache; `None`: what the device would have.
+fn wanted_kv_element(args: &EngineArgs) -> Option<KvElement> {
+    match args.kv_cache_dtype {
+        KvCacheDtype::Auto => None,
+        KvCacheDtype::Float32 => Some(Element::F32.into()),
+        KvCacheDtype::Float16 => Some(Element::F16.into()),
+        KvCacheDtype::Bfloat16 => Some(Element::BF16.into()),
+        KvCacheDtype::Int8 => Some(KvElement::Int8),
+    }
+}
+
+/// The name of a KV cache's type, as in the flags.
+pub(crate) fn kv_element_name(element: KvElement) -> &'static str {
+    match element {
+        KvElement::Float(Element::F32) => "float32",
+        KvElement::Float(Element::F16) => "float16",
+        KvElement::Float(Element::BF16) => "bfloat16",
+        KvElement::Int8 => "int8",
+    }
+}
+
+/// The GPU, if its KV cache is what the flags want.
+fn with_kv_of(args: &EngineArgs, opened: Opened) -> Result<Opened> {
+    if let (Some(wanted), Opened::Cuda(_, offer)) = (wanted_kv_element(args), &opened)
+        && wanted != offer.kv_element
+    {
+        bail!(
+            "--kv-cache-dtype {}: the KV cache of a GPU has the type that it computes in, which is {}; --dtype chooses it",
+            kv_element_name(wanted),
+            kv_element_name(offer.kv_element)
+        );
+    }
+    Ok(opened)
 }
 
 /// A machine without a GPU is nothing to warn of; one whose GPU cannot be used is.
@@ -105,8 +150,14 @@ fn open_cpu(args: &EngineArgs) -> Result<Opened> {
             "warning: --gpu-memory-utilization has no effect on the CPU; --kv-cache-memory-bytes sizes its KV cache",
         );
     }
-    let backend = CpuBackend::new(CpuConfig { threads: None, precision })?;
-    Ok(Opened::Cpu(backend, Offer::of_cpu(precision, machine::available_memory_bytes())))
+    let instructions = args.cpu_instructions.unwrap_or_else(Instructions::best);
+    if !instructions.available() {
+        bail!("--cpu-instructions: {}", CpuError::Instructions(instructions));
+    }
+    let backend = CpuBackend::with_instructions(CpuConfig { threads: None, precision }, instructions)?;
+    let mut offer = Offer::of_cpu(precision, machine::available_memory_bytes());
+    offer.kv_element = wanted_kv_element(args).unwrap_or(offer.kv_element);
+    Ok(Opened::Cpu(backend, offer))
 }
 
 fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, CudaError> {
@@ -119,6 +170,9 @@ fn open_cuda(args: &EngineArgs, checkpoint: &Checkpoint<'_>) -> Result<Opened, C
     };
     let arithmetic = if args.batch_invariant { Arithmetic::BatchInvariant } else { Arithmetic::Fastest };
     let backend = CudaBackend::open(&CudaConfig { ordinal: GPU, element, arithmetic, ..CudaConfig::default() })?;
+    if args.cpu_instructions.is_some() {
+        output::note("warning: --cpu-instructions has no effect on a GPU");
+    }
     let (free_bytes, total_bytes) = backend.memory_bytes()?;
     let share = args.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_SHARE);
     let offer = Offer::of_gpu(backend.activation_element(), free_bytes, total_bytes, share);
@@ -141,7 +195,7 @@ pub(crate) fn copy_rates(gpu: Option<usize>, bytes: usize) -> Result<CopyRates> 
 impl Offer {
     pub(crate) fn of_cpu(precision: Precision, available_bytes: Option<u64>) -> Self {
         Self {
-            kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 },
+            kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 }.into(),
             default_max_num_seqs: 64,
             default_max_num_batched_tokens: 512,
             default_max_mixed_prefill_tokens: 64,
@@ -152,11 +206,11 @@ impl Offer {
     }
 
     /// What others use of the GPU, and what the driver and the kernels' code have taken, counts as used.
-    fn of_gpu(kv_element: Element, free_bytes: u64, total_bytes: u64, share: f64) -> Self {
+    fn of_gpu(element: Element, free_bytes: u64, total_bytes: u64, share: f64) -> Self {
         let used_bytes = total_bytes - free_bytes;
         let share_bytes = (total_bytes as f64 * share) as u64;
         Self {
-            kv_element,
+            kv_element: element.into(),
             default_max_num_seqs: 512,
             default_max_num_batched_tokens: 8192,
             default_max_mixed_prefill_tokens: u32::MAX,

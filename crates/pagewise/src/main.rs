@@ -68,6 +68,7 @@ fn run(command: &Command, phases: Phases) -> Result<()> {
             block_on(Builder::new_current_thread(), bench::throughput(args))
         }
         Command::Bench(BenchCommand::HostCopy(args)) => block_on(Builder::new_current_thread(), bench::host_copy(args)),
+        Command::Bench(BenchCommand::Quality(args)) => bench::quality(args),
         Command::Bench(BenchCommand::Latency(args)) => block_on(Builder::new_current_thread(), bench::latency(args)),
     }
 }

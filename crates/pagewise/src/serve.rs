@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &ServeArgs, mut phases: Phases) -> Result<()> {
     output::note(started.describe());
 
     let options = ServeOptions {
-        device: started.device.clone(),
+        device: started.model.device.clone(),
         drain_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServeOptions::default()
     };

@@ -7,10 +7,10 @@ use std::num::NonZeroU64;
 use anyhow::{Result, anyhow, bail};
 use engine::{EngineConfig, MAX_BLOCK_SIZE, MAX_BLOCKS, PrefixCaching};
 use model_runner::{Checkpoint, MemoryPlan, ModelError, Recording, RunnerConfig, plan_memory};
-use tensor_backend::{Backend, Element};
+use tensor_backend::Backend;
 
 use crate::cli::EngineArgs;
-use crate::device::{MemoryOffer, Offer};
+use crate::device::{MemoryOffer, Offer, kv_element_name};
 use crate::report;
 
 /// Most likely tokens that can be reported for a position.
@@ -202,7 +202,7 @@ impl fmt::Display for Settings {
     /// One `name = value` a line, under the names of the flags.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { runner, engine, seed, block_bytes: _ } = self;
-        writeln!(f, "kv-cache-dtype = {}", element_name(runner.kv_element))?;
+        writeln!(f, "kv-cache-dtype = {}", kv_element_name(runner.kv_element))?;
         writeln!(f, "max-model-len = {}", runner.max_model_len)?;
         writeln!(f, "max-num-seqs = {}", runner.max_batch_rows)?;
         writeln!(f, "max-num-batched-tokens = {}", runner.max_batch_tokens)?;
@@ -211,14 +211,6 @@ impl fmt::Display for Settings {
         writeln!(f, "block-size = {}", runner.block_size)?;
         writeln!(f, "enable-prefix-caching = {}", engine.prefix_caching == PrefixCaching::On)?;
         write!(f, "seed = {seed}")
-    }
-}
-
-fn element_name(element: Element) -> &'static str {
-    match element {
-        Element::F32 => "float32",
-        Element::F16 => "float16",
-        Element::BF16 => "bfloat16",
     }
 }
 
@@ -231,6 +223,7 @@ mod tests {
     use clap::Parser;
     use model_format::ModelConfig;
     use model_runner::WarmUp;
+    use tensor_backend::{Element, KvElement};
 
     /// A Llama of one layer whose block of 16 tokens takes `2 * 16 * 2 heads * 8 * 2 bytes` = 1,024 bytes.
     fn checkpoint() -> Checkpoint<'static> {
@@ -331,7 +324,7 @@ mod tests {
             let runner = RunnerConfig {
                 block_size: 16,
                 num_blocks: 1,
-                kv_element: Element::BF16,
+                kv_element: Element::BF16.into(),
                 max_model_len: 2048,
                 max_batch_tokens: 8192,
                 max_batch_rows: 512,
@@ -344,7 +337,7 @@ mod tests {
             plan.entries.iter().map(|entry| entry.bytes).sum::<u64>() - plan.block_bytes
         };
         let offer = |free_bytes, usable_bytes| Offer {
-            kv_element: Element::BF16,
+            kv_element: Element::BF16.into(),
             default_max_num_seqs: 512,
             default_max_num_batched_tokens: 8192,
             default_max_mixed_prefill_tokens: u32::MAX,
@@ -367,10 +360,30 @@ mod tests {
 
     #[test]
     fn the_cpu_computes_in_its_own_types() {
-        let opened = device::open(&args("--device cpu --dtype float32"), &checkpoint());
-        assert!(matches!(opened, Ok(Opened::Cpu(_, Offer { kv_element: Element::F32, .. }))));
-        let error = |flags| device::open(&args(flags), &checkpoint()).err().expect("a refusal").to_string();
+        let kv_element = |flags: &str| match device::open(&args(flags), &checkpoint()) {
+            Ok(Opened::Cpu(_, offer)) => offer.kv_element,
+            Ok(Opened::Cuda(..)) => panic!("{flags}: a GPU"),
+            Err(error) => panic!("{flags}: {error}"),
+        };
+        assert_eq!(kv_element("--device cpu"), Element::F16.into());
+        assert_eq!(kv_element("--device cpu --dtype float32"), Element::F32.into());
+        assert_eq!(kv_element("--device cpu --dtype float32 --kv-cache-dtype half"), Element::F16.into());
+        assert_eq!(kv_element("--device cpu --kv-cache-dtype bfloat16"), Element::BF16.into());
+        // Where there is a GPU, `auto` leaves it alone.
+        assert_eq!(kv_element("--kv-cache-dtype int8"), KvElement::Int8);
+        assert_eq!(kv_element("--kv-cache-dtype float32"), Element::F32.into());
+        let error = |flags: &str| device::open(&args(flags), &checkpoint()).err().expect("a refusal").to_string();
         assert!(error("--device cpu --dtype bfloat16").contains("are for GPUs"));
-        assert!(error("--device cuda --dtype float32").contains("a GPU computes in bfloat16 or float16"));
+        for flag in ["--dtype float32", "--kv-cache-dtype float32", "--kv-cache-dtype int8"] {
+            let error = error(&format!("--device cuda {flag}"));
+            assert!(error.starts_with(flag) && error.contains("a GPU computes in bfloat16 or float16"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bytes_with_their_scales_take_less() {
+        // 2 * 16 * 2 heads * (8 + 4) bytes are 768 a block.
+        let offer = Offer { kv_element: KvElement::Int8, ..Offer::of_cpu(Precision::Native, None) };
+        check_on("--kv-cache-memory-bytes 7680", &offer, Ok((10, 160, 512)));
     }
 }

@@ -70,7 +70,7 @@ impl Target {
             None => {
                 let started = wiring::start(engine)?;
                 let (generator, _stop) = (started.generator()?, started.stop_at_end());
-                Ok(Self::Here { generator, device: started.device, _stop })
+                Ok(Self::Here { generator, device: started.model.device, _stop })
             }
             Some(url) => Ok(Self::Server(connect(url).await?)),
         }

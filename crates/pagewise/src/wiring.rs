@@ -7,7 +7,7 @@ use engine::{Engine, EngineCore};
 use generation::{GenerationDefaults, Generator, GeneratorParts, ModelInfo};
 use model_format::ModelConfig;
 use model_runner::{Checkpoint, GapLog, LoadProgress, ModelRunner};
-use serving_types::Executor;
+use serving_types::{Executor, ExecutorLimits, MemoryEntry};
 use tensor_backend::Backend;
 
 use crate::cli::EngineArgs;
@@ -20,6 +20,20 @@ use crate::{output, progress, report};
 /// A model in memory and the engine that runs it.
 pub(crate) struct Started {
     pub(crate) engine: Engine,
+    pub(crate) model: Model,
+    /// If they are measured.
+    pub(crate) gaps: Option<GapLog>,
+}
+
+/// A model in memory, without an engine.
+pub(crate) struct Loaded {
+    pub(crate) executor: Box<dyn Executor>,
+    pub(crate) model: Model,
+    gaps: Option<GapLog>,
+}
+
+/// What is known of a model in memory.
+pub(crate) struct Model {
     pub(crate) settings: Settings,
     /// The device: "cpu, 2 threads, avx2", "cuda:0 …".
     pub(crate) device: String,
@@ -29,8 +43,6 @@ pub(crate) struct Started {
     not_on_gpu: Option<String>,
     /// How many bytes of weights were loaded, and how long it took.
     loading: String,
-    /// If they are measured.
-    pub(crate) gaps: Option<GapLog>,
     pub(crate) files: ModelFiles,
     config: ModelConfig,
 }
@@ -56,26 +68,33 @@ pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
 
 /// The same, and measures: how long each phase takes, and what the profile says.
 pub(crate) fn start_with(args: &EngineArgs, profile: Profile, phases: &mut Phases) -> Result<Started> {
+    let Loaded { executor, model, gaps } = load(args, profile, phases)?;
+    let engine = Engine::spawn(EngineCore::new(executor, model.settings.engine)?);
+    phases.end("engine");
+    Ok(Started { engine, model, gaps })
+}
+
+/// Loads the model.
+pub(crate) fn load(args: &EngineArgs, profile: Profile, phases: &mut Phases) -> Result<Loaded> {
     let files = open_model(args)?;
     let checkpoint = files.checkpoint(args.fixed_seed())?;
     phases.end("model file");
     let wanted = Wanted { args, name: &files.name, checkpoint: &checkpoint, profile };
     let opened = device::open(args, &checkpoint)?;
     phases.end("device");
-    let (gpu, loaded) = match opened {
-        Opened::Cpu(backend, offer) => (None, load(&wanted, backend, &offer, phases)),
-        Opened::Cuda(backend, offer) => (Some(GPU), load(&wanted, *backend, &offer, phases)),
+    let (gpu, on_device) = match opened {
+        Opened::Cpu(backend, offer) => (None, load_on(&wanted, backend, &offer, phases)),
+        Opened::Cuda(backend, offer) => (Some(GPU), load_on(&wanted, *backend, &offer, phases)),
     };
     let config = checkpoint.config().clone();
     drop(checkpoint);
-    let Loaded { executor, settings, device, not_on_gpu, loading, gaps } = loaded?;
-    let engine = Engine::spawn(EngineCore::new(executor, settings.engine)?);
-    phases.end("engine");
-    Ok(Started { engine, settings, device, gpu, not_on_gpu, loading, gaps, files, config })
+    let OnDevice { executor, settings, device, not_on_gpu, loading, gaps } = on_device?;
+    let model = Model { settings, device, gpu, not_on_gpu, loading, files, config };
+    Ok(Loaded { executor, model, gaps })
 }
 
 /// A model on its device.
-struct Loaded {
+struct OnDevice {
     executor: Box<dyn Executor>,
     settings: Settings,
     device: String,
@@ -92,7 +111,12 @@ struct Wanted<'a> {
     profile: Profile,
 }
 
-fn load<B: Backend + 'static>(wanted: &Wanted<'_>, backend: B, offer: &Offer, phases: &mut Phases) -> Result<Loaded> {
+fn load_on<B: Backend + 'static>(
+    wanted: &Wanted<'_>,
+    backend: B,
+    offer: &Offer,
+    phases: &mut Phases,
+) -> Result<OnDevice> {
     let &Wanted { args, name, checkpoint, profile } = wanted;
     let settings = Settings::resolve(args, checkpoint, &backend, offer)?;
     let bar = progress::byte_bar(format!("loading {name}"), 0);
@@ -130,7 +154,7 @@ fn load<B: Backend + 'static>(wanted: &Wanted<'_>, backend: B, offer: &Offer, ph
         );
     }
     let not_on_gpu = offer.not_on_gpu.clone();
-    Ok(Loaded { executor: Box::new(runner), settings, device, not_on_gpu, loading, gaps })
+    Ok(OnDevice { executor: Box::new(runner), settings, device, not_on_gpu, loading, gaps })
 }
 
 /// Ends an engine when dropped, with all that still runs: a process that ends while a thread of it uses a GPU may crash.
@@ -150,7 +174,51 @@ impl Started {
 
     /// What was resolved, and the memory ledger.
     pub(crate) fn describe(&self) -> String {
-        let limits = self.engine.limits();
+        self.model.describe(&self.engine.limits(), &self.engine.memory())
+    }
+
+    /// The engine behind text.
+    ///
+    /// # Errors
+    /// The model has no tokenizer, or its files recommend sampling values that are out of range.
+    pub(crate) fn generator(&self) -> Result<Generator> {
+        let Model { files, config, .. } = &self.model;
+        let Some(text) = files.text_parts()? else {
+            bail!(
+                "{} has no tokenizer.json: without one only `pagewise bench` and `pagewise inspect` can use it",
+                files.name
+            );
+        };
+        let recommended = files.generation_defaults()?;
+        for key in &recommended.ignored {
+            output::note(format_args!("warning: {key}, which the model's authors recommend, is not applied"));
+        }
+        let mut eos_token_ids = config.eos_token_ids.clone();
+        eos_token_ids.extend(recommended.eos_token_ids.iter().copied().chain(text.tokenizer.eos_token_id()));
+        eos_token_ids.sort_unstable();
+        eos_token_ids.dedup();
+        let model = ModelInfo {
+            name: files.name.clone(),
+            architecture: config.architecture.clone(),
+            bos_token_id: config.bos_token_id.or(text.tokenizer.bos_token_id()),
+            eos_token_ids,
+        };
+        let defaults = defaults(&recommended);
+        defaults.validate().context("the model's recommended sampling")?;
+        let TextParts { tokenizer, template } = text;
+        Ok(Generator::new(GeneratorParts { engine: self.engine.clone(), tokenizer, template, model, defaults }))
+    }
+}
+
+impl Loaded {
+    /// What was resolved, and the memory ledger.
+    pub(crate) fn describe(&self) -> String {
+        self.model.describe(&self.executor.limits(), &self.executor.memory())
+    }
+}
+
+impl Model {
+    fn describe(&self, limits: &ExecutorLimits, memory: &[MemoryEntry]) -> String {
         let no_gpu = self.not_on_gpu.as_ref().map(|reason| format!(" (no GPU: {reason})")).unwrap_or_default();
         format!(
             "model = {} ({}, {})\nloaded = {}\ndevice = {}{no_gpu}\n{}\nkv blocks = {} of {} tokens\n{}",
@@ -162,39 +230,8 @@ impl Started {
             self.settings,
             limits.num_blocks,
             limits.block_size,
-            report::ledger(self.engine.memory().iter().map(|entry| (&*entry.name, entry.bytes))),
+            report::ledger(memory.iter().map(|entry| (&*entry.name, entry.bytes))),
         )
-    }
-
-    /// The engine behind text.
-    ///
-    /// # Errors
-    /// The model has no tokenizer, or its files recommend sampling values that are out of range.
-    pub(crate) fn generator(&self) -> Result<Generator> {
-        let Some(text) = self.files.text_parts()? else {
-            bail!(
-                "{} has no tokenizer.json: without one only `pagewise bench` and `pagewise inspect` can use it",
-                self.files.name
-            );
-        };
-        let recommended = self.files.generation_defaults()?;
-        for key in &recommended.ignored {
-            output::note(format_args!("warning: {key}, which the model's authors recommend, is not applied"));
-        }
-        let mut eos_token_ids = self.config.eos_token_ids.clone();
-        eos_token_ids.extend(recommended.eos_token_ids.iter().copied().chain(text.tokenizer.eos_token_id()));
-        eos_token_ids.sort_unstable();
-        eos_token_ids.dedup();
-        let model = ModelInfo {
-            name: self.files.name.clone(),
-            architecture: self.config.architecture.clone(),
-            bos_token_id: self.config.bos_token_id.or(text.tokenizer.bos_token_id()),
-            eos_token_ids,
-        };
-        let defaults = defaults(&recommended);
-        defaults.validate().context("the model's recommended sampling")?;
-        let TextParts { tokenizer, template } = text;
-        Ok(Generator::new(GeneratorParts { engine: self.engine.clone(), tokenizer, template, model, defaults }))
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use backend_cpu::Instructions;
+
 const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/tiny");
 
 /// Runs `pagewise` in an empty cache with some stdin.
@@ -127,6 +129,7 @@ fn wrong_flags_are_named() {
     check(&["generate", "--seed", "-1"], "'-1' for '--seed <SEED>'");
     check(&["generate", "--max-tokens", "-1"], "'-1' for '--max-tokens <TOKENS>'");
     check(&["serve", "--device", "tpu"], "[possible values: auto, cpu, cuda]");
+    check(&["serve", "--cpu-instructions", "sse9"], "[possible values: plain, avx2, avx512-vnni, avx512-bf16]");
     check(&["serve", "--gpu-memory-utilization", "1.5"], "must be above 0 and at most 1");
     check(&["bench", "latency", "--input-len", "0"], "'0' for '--input-len <TOKENS>': 0 is not in 1..");
     check(&["bench", "throughput", "--requests", "f", "--input-len", "9"], "cannot be used with");
@@ -241,6 +244,60 @@ fn bench_is_reproducible_and_counts_right() {
     let dummy = |seed: &str| bench(&config.to_string_lossy(), &["--load-format", "dummy", "--seed", seed]).0;
     assert_eq!(dummy("1"), dummy("1"));
     assert_ne!(dummy("1"), dummy("2"));
+}
+
+/// Every set that this machine has is forced in turn; the others are refused, with what there is.
+#[test]
+fn all_instructions_give_the_same_tokens() {
+    let tiny = format!("{TINY}/qwen3");
+    let (expected, _) = bench(&tiny, &["--device", "cpu"]);
+    for instructions in Instructions::ALL {
+        let forced = ["--device", "cpu", "--cpu-instructions", instructions.name()];
+        if !instructions.available() {
+            let arguments = [&["bench", "throughput", "--model", &tiny][..], &forced].concat();
+            check_refused(&arguments, &format!("this machine has no {instructions} instructions; it has plain"));
+            continue;
+        }
+        let (tokens, figures) = bench(&tiny, &forced);
+        assert_eq!(tokens, expected, "{instructions}");
+        assert!(figures["device"].as_str().is_some_and(|device| device.ends_with(instructions.name())), "{figures}");
+    }
+}
+
+#[test]
+fn bench_quality_foretells_what_is_generated_by_rows_of_both_kinds() {
+    let tiny = format!("{TINY}/llama-llama3-rope");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str, content: &serde_json::Value| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content.to_string()).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let prompt: Vec<u32> = (0..30).map(|i| (i * i * 7 + i) % 128).collect();
+    let request = file("requests.jsonl", &serde_json::json!({ "prompt_token_ids": prompt, "output_tokens": 9 }));
+    let tokens = folder.path().join("tokens.jsonl").to_string_lossy().into_owned();
+    let kv = ["--kv-cache-dtype", "int8"];
+    let generate = ["bench", "throughput", "--model", &tiny, "--requests", &request, "--output-tokens", &tokens];
+    let output = pagewise(&[&generate[..], &kv].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&tokens).expect("written")).expect("one line of JSON");
+
+    let case = serde_json::json!({ "prompt_ids": prompt, "output_ids": answer["output_token_ids"] });
+    let answers = file("answers.json", &serde_json::json!({ "cases": [case.clone(), case] }));
+    let text = file("text.json", &serde_json::json!({ "ids": prompt }));
+    let score = ["bench", "quality", "--model", &tiny, "--text", &text, "--answers", &answers];
+    let output = pagewise(&[&score[..], &kv, &["--max-num-batched-tokens", "64"]].concat(), "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let [prefill, decode] = ["prefill", "decode"].map(|rows| &figures["rows"][rows]);
+    assert_eq!(prefill, decode);
+    assert_eq!(prefill["scored_tokens"], 29);
+    assert!(prefill["perplexity"].as_f64() > Some(1.0), "{figures}");
+    for found in 0..2 {
+        assert_eq!(prefill["answers"][found]["most_likely"], answer["output_token_ids"]);
+    }
+    check_refused(&[&score[..], &["--max-model-len", "16"]].concat(), "has 30 tokens, more than --max-model-len 16");
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod rope;
 mod weights;
 
 pub use inputs::{AttentionLayout, InputLimits, LogitChoice, LogitJob, StepInputs, TableUpdate};
-pub use memory::{Element, KvLayout};
+pub use memory::{Element, KvElement, KvLayout};
 pub use ops::{
     AddRmsNorm, Embed, GatedMatMul, GatherRows, MatMul, MatMulAddRmsNorm, PagedAttention, QkNorm, RmsNorm, RopeAppend,
     Sample,
@@ -290,6 +290,10 @@ pub trait Backend: Sized + Send {
     fn add_rms_norm(&mut self, op: AddRmsNorm<'_, Self>) -> Result<(), Self::Error>;
 
     /// `out = x · weightᵀ (+ bias)`.
+    ///
+    /// Nothing here panics for what numbers are: a NaN or an infinity in a row of `x` spoils that row of `out`, and one among
+    /// the elements or scales of a row of the weight that column, whose elements are then NaN or infinite. All others are as
+    /// without it. The other products keep to this too.
     ///
     /// # Errors
     /// The op could not be enqueued.

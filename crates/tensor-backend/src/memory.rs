@@ -1,6 +1,6 @@
 //! Elements and the shape of the KV pool. Knows sizes, not where memory comes from.
 
-/// Element of activations and of the KV pool.
+/// Element of activations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Element {
     /// IEEE single precision.
@@ -22,8 +22,38 @@ impl Element {
     }
 }
 
-/// Shape of the KV pool: `[layers][key, value][blocks]` of `block_size * num_kv_heads * head_dim` elements. The order
-/// inside a block is the backend's own.
+/// Element of the KV pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum KvElement {
+    /// Every element is a float.
+    Float(Element),
+    /// Every element is a signed byte, and each head of a token has one f32 scale for its keys and one for its values.
+    ///
+    /// With `m` the largest magnitude of the head, its scale is `m / 127` and an element `x` becomes the integer nearest to
+    /// `x * (127 / m)`, ties to even, all in f32. A head with `m <= 1e-36`, whose inverse would overflow, is taken as zeros;
+    /// one with a NaN or an infinity is NaN as a whole. What a token's keys and values become depends on nothing else.
+    Int8,
+}
+
+impl KvElement {
+    /// Bytes of one head's keys, or values, of a token.
+    #[must_use]
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        match self {
+            Self::Float(element) => head_dim * element.bytes(),
+            Self::Int8 => head_dim + Element::F32.bytes(),
+        }
+    }
+}
+
+impl From<Element> for KvElement {
+    fn from(element: Element) -> Self {
+        Self::Float(element)
+    }
+}
+
+/// Shape of the KV pool: `[layers][key, value][blocks]` of `block_size * num_kv_heads` heads of `head_dim` elements. The
+/// order inside a block is the backend's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KvLayout {
     /// Layers of the model.
@@ -37,14 +67,15 @@ pub struct KvLayout {
     /// Elements a head.
     pub head_dim: usize,
     /// Stored element.
-    pub element: Element,
+    pub element: KvElement,
 }
 
 impl KvLayout {
     /// Bytes of one block over all layers, keys and values.
     #[must_use]
     pub fn block_bytes(&self) -> u64 {
-        2 * (self.num_layers * self.block_size * self.num_kv_heads * self.head_dim * self.element.bytes()) as u64
+        let num_heads = self.num_layers * self.block_size * self.num_kv_heads;
+        2 * (num_heads * self.element.head_bytes(self.head_dim)) as u64
     }
 
     /// Bytes of the pool.

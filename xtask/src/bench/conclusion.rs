@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::comparison::{self, Comparison};
-use super::record::Recorder;
+use super::record::{Origin, Recorder};
 use super::{recorded, report};
 
 /// Whether a run's rows are kept.
@@ -36,7 +36,11 @@ pub(super) fn conclude(table: &str, command: String, comparisons: &[Comparison<'
 
 /// Writes rows of a command into the record, if they are to be kept there, and into the report.
 pub(super) fn keep<R: Serialize>(rows: &[R], command: String, keep: Keep) -> Result<()> {
-    let recorder = Recorder::new(command)?;
+    keep_as(&Recorder::new(command, Origin::here()?)?, rows, keep)
+}
+
+/// The same, of whatever the recorder says that they are of.
+pub(super) fn keep_as<R: Serialize>(recorder: &Recorder, rows: &[R], keep: Keep) -> Result<()> {
     let mut all = recorded::read()?;
     all.extend(recorder.as_recorded(rows)?);
     if keep == Keep::InRecord {

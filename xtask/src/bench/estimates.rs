@@ -68,6 +68,7 @@ fn read_benchmark(folder: &Path, since: SystemTime) -> Result<Option<Measured>> 
         median_ns: estimates.median.point_estimate,
         spread_ns: estimates.median_abs_dev.point_estimate,
         num_elements: benchmark.throughput.map(|Throughput::Elements(num)| num),
+        op: None,
     }))
 }
 

@@ -97,6 +97,7 @@ mod tests {
             median_ns,
             spread_ns: 0.0,
             num_elements,
+            op: None,
         };
         let check = |row: Measured, expected: Option<bool>| {
             let of_run = [row, base_row()];
@@ -125,11 +126,11 @@ mod tests {
     }
 
     fn measured_once(name: &str) -> Measured {
-        Measured { name: name.to_string(), median_ns: 1.0, spread_ns: 0.0, num_elements: None }
+        Measured { name: name.to_string(), median_ns: 1.0, spread_ns: 0.0, num_elements: None, op: None }
     }
 
     fn base_row() -> Measured {
         let name = "scheduler/plan 1024 decodes, 0 waiting".to_string();
-        Measured { name, median_ns: 40_000.0, spread_ns: 0.0, num_elements: None }
+        Measured { name, median_ns: 40_000.0, spread_ns: 0.0, num_elements: None, op: None }
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::record::Recorder;
+use super::record::{Origin, Recorder};
 use super::recorded::{self, Recorded, figure};
 use super::{benchmark, contender};
 use crate::process;
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let filter = args.filter.as_deref().unwrap_or_default();
     let names: Vec<&str> = names.lines().filter(|name| name.contains(filter)).collect();
     ensure!(!names.is_empty(), "no benchmark has a name like {filter:?}");
-    let recorder = Recorder::new(command_line(args))?;
+    let recorder = Recorder::new(command_line(args), Origin::here()?)?;
     let (mut counted, mut grown) = (Vec::new(), Vec::new());
     for name in names {
         let now = Counted::count(&program, name)?;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::goals::Goals;
+use super::ops::Op;
 
 /// One benchmark's outcome. Times are of one iteration.
 pub(super) struct Measured {
@@ -12,6 +13,8 @@ pub(super) struct Measured {
     pub(super) spread_ns: f64,
     /// Things that an iteration works on, if it is many of one kind.
     pub(super) num_elements: Option<u64>,
+    /// If it is an op of a step.
+    pub(super) op: Option<Op>,
 }
 
 /// A recorded outcome.
@@ -23,6 +26,8 @@ pub(super) struct Row<'a> {
     unit: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     elements: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op: Option<&'a Op>,
     #[serde(skip_serializing_if = "Option::is_none")]
     goal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,6 +43,7 @@ impl Measured {
             spread: rounded(self.spread_ns),
             unit: "ns",
             elements: self.num_elements,
+            op: self.op.as_ref(),
             goal: goals.text(&self.name),
             met: goals.is_met(self),
         }
@@ -70,7 +76,7 @@ mod tests {
     #[test]
     fn a_row_says_what_was_measured_and_what_it_should_be() {
         let check = |name: &str, median_ns, num_elements, expected: &str| {
-            let measured = [Measured { name: name.into(), median_ns, spread_ns: 0.5, num_elements }];
+            let measured = [Measured { name: name.into(), median_ns, spread_ns: 0.5, num_elements, op: None }];
             let row = measured[0].row(&Goals::of(&measured));
             assert_eq!(serde_json::to_string(&row).expect("a row can be written"), expected);
         };
@@ -87,7 +93,7 @@ mod tests {
     #[test]
     fn figures_are_in_the_unit_of_the_median() {
         let check = |median_ns, spread_ns, expected: &str| {
-            let measured = Measured { name: String::new(), median_ns, spread_ns, num_elements: Some(4) };
+            let measured = Measured { name: String::new(), median_ns, spread_ns, num_elements: Some(4), op: None };
             assert_eq!(measured.figure(), expected);
             assert_eq!(measured.ns_per_element(), median_ns / 4.0);
         };

@@ -1,4 +1,5 @@
-//! Benchmarks: the micro-benchmarks, and servers under load, Pagewise and its peers. Knows no benchmark's code.
+//! Benchmarks: the micro-benchmarks, the ops of a step, servers that start and servers under load, Pagewise and its peers, and
+//! quality. Knows no benchmark's code.
 
 mod benchmark;
 mod compare;
@@ -7,6 +8,7 @@ mod conclusion;
 mod contender;
 mod cpu;
 mod estimates;
+mod foretold;
 mod goals;
 mod instructions;
 mod llama;
@@ -15,15 +17,19 @@ mod machine;
 mod measured;
 mod metric;
 mod micro;
+mod ops;
 mod page_cache;
 mod pagewise;
 mod peers;
 mod planted;
+mod quality;
 mod record;
 mod recorded;
 mod regression;
 mod report;
 mod resources;
+mod roof;
+mod roofline;
 mod serving;
 mod startup;
 mod sweep;
@@ -63,12 +69,16 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Part {
-    /// Only the micro-benchmarks, compared with their goals.
+    /// Only the micro-benchmarks, compared with their goals, and the CPU's ops.
     Micro(micro::Args),
     /// How many instructions the control plane takes, whatever else the machine does.
     Instructions(instructions::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
+    /// What weight formats and KV cache types cost in quality: perplexity, and agreement with a reference.
+    Quality(quality::Args),
+    /// The ops of a step, and decode steps, beside what this machine's memory and arithmetic do at most.
+    Roofline(roofline::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
     /// From the start of the process to the first token, phase by phase, and what a server takes that does nothing.
@@ -87,6 +97,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Some(Part::Micro(args)) => micro::run(args),
         Some(Part::Instructions(args)) => instructions::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
+        Some(Part::Quality(args)) => quality::run(args),
+        Some(Part::Roofline(args)) => roofline::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
         Some(Part::Startup(args)) => startup::run(args),
         Some(Part::Planted(args)) => planted::run(args),

@@ -1,4 +1,4 @@
-//! Pagewise itself as one of the servers that are measured, with the demo model. Knows no peer.
+//! Pagewise itself as it is measured, with the demo model. Knows no peer.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,12 +19,18 @@ pub(super) fn build() -> Result<()> {
     process::step(process::cargo().args(["build", "--release"]).args(what))
 }
 
-/// Builds the server and fetches the demo model; returns the model's path too, which the peers read.
-pub(super) fn demo() -> Result<(Contender, PathBuf)> {
+/// The program, built, and the path of the demo model, fetched.
+pub(super) fn program() -> Result<(PathBuf, PathBuf)> {
     build()?;
     let program = process::built_binary("release", "pagewise")?;
     let model = PathBuf::from(process::read_output(Command::new(&program).args(["pull", DEMO_MODEL]))?.trim());
     ensure!(model.is_file(), "`pagewise pull` said {}, and no file is there", model.display());
+    Ok((program, model))
+}
+
+/// The server with the demo model, and the model's path, which the peers read.
+pub(super) fn demo() -> Result<(Contender, PathBuf)> {
+    let (program, model) = program()?;
     let version = process::read_output(Command::new(&program).arg("--version"))?;
     let version = version.trim().trim_start_matches("pagewise ").to_string();
     let arguments = ["serve", "--model", &model.display().to_string(), "--kv-cache-memory-bytes", KV_BYTES];

@@ -13,7 +13,7 @@ use super::goals::Goals;
 use super::instructions::{Counted, NO_VALGRIND};
 use super::machine::Machine;
 use super::measured::Measured;
-use super::record::Recorder;
+use super::record::{Origin, Recorder};
 use super::{benchmark, contender, estimates, regression};
 use crate::planting::{Copied, PlantedBug};
 use crate::process;
@@ -26,11 +26,13 @@ pub(crate) struct Args {
 }
 
 /// What the copy holds: the benchmarks, and whatever they depend on, also for tests.
-const MEMBERS: [&str; 11] = [
+const MEMBERS: [&str; 14] = [
     "benches",
     "crates/backend-cpu",
+    "crates/backend-cuda",
     "crates/engine",
     "crates/inference-proto",
+    "crates/kernels-sys",
     "crates/kv-paging",
     "crates/model-format",
     "crates/sampling",
@@ -38,6 +40,7 @@ const MEMBERS: [&str; 11] = [
     "crates/serving-types",
     "crates/sim",
     "crates/tensor-backend",
+    "crates/tokenization",
 ];
 
 /// What they read as they are compiled.
@@ -66,12 +69,11 @@ const SLOWDOWNS: [Slowdown; 2] = [
         bug: PlantedBug {
             name: "the product computes every fourth unit twice",
             file: "crates/backend-cpu/src/ops/product.rs",
-            sound: "                segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);",
-            broken: "                segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
-                if unit.is_multiple_of(4) {
-                    let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
-                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
-                }",
+            sound: "                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, out.reborrow());",
+            broken: "                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, out.reborrow());
+                    if unit.is_multiple_of(4) {
+                        segment.panels.unit_product(cores.path, unit - segment.first_unit, x, out.reborrow());
+                    }",
         },
         timed: "backend-cpu/product of 64 rows, Q4_1, 1536 to 576, one thread",
         counted: "backend-cpu/product of 4 rows, Q4_1, 1536 to 576, one thread",
@@ -89,7 +91,7 @@ struct Programs {
 /// Builds both programs, and judges them by instructions and by times.
 pub(super) fn run(args: &Args) -> Result<()> {
     let programs = Programs::build()?;
-    let recorder = Recorder::new("cargo xtask bench planted".into())?;
+    let recorder = Recorder::new("cargo xtask bench planted".into(), Origin::here()?)?;
     let mut mistakes = Vec::new();
     if contender::in_path("valgrind").is_some() {
         mistakes.extend(programs.judge_counts(&recorder)?);

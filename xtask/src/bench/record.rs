@@ -32,6 +32,20 @@ struct Line<'a, R> {
     rustc: &'a str,
 }
 
+/// Where rows come from.
+pub(super) struct Origin {
+    pub(super) machine: Machine,
+    /// `None`: what is checked out here.
+    pub(super) commit: Option<String>,
+}
+
+impl Origin {
+    /// This machine, and what is checked out.
+    pub(super) fn here() -> Result<Self> {
+        Ok(Self { machine: Machine::this()?, commit: None })
+    }
+}
+
 /// What all rows of a run have in common.
 pub(super) struct Recorder {
     commit: String,
@@ -42,20 +56,23 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Asks what is measured here, and on what.
-    pub(super) fn new(command: String) -> Result<Self> {
+    /// Asks what is checked out, unless the rows come from another commit.
+    pub(super) fn new(command: String, origin: Origin) -> Result<Self> {
         let ask = |program: &str, arguments: &[&str]| {
             let mut command = Command::new(program);
             command.current_dir(process::repository_root()).args(arguments);
             Ok::<_, anyhow::Error>(process::read_output(&mut command)?.trim().to_string())
         };
-        let head = ask("git", &["rev-parse", "--short=12", "HEAD"])?;
-        // Rows that were recorded before change nothing that is measured.
-        let changes = ask("git", &["status", "--porcelain", "--", ".", &format!(":!{FOLDER}")])?;
+        let checked_out = || {
+            let head = ask("git", &["rev-parse", "--short=12", "HEAD"])?;
+            // Rows that were recorded before change nothing that is measured.
+            let changes = ask("git", &["status", "--porcelain", "--", ".", &format!(":!{FOLDER}")])?;
+            Ok::<_, anyhow::Error>(if changes.is_empty() { head } else { format!("{head}-dirty") })
+        };
         Ok(Self {
-            commit: if changes.is_empty() { head } else { format!("{head}-dirty") },
+            commit: origin.commit.map_or_else(checked_out, Ok)?,
             command,
-            machine: Machine::this()?,
+            machine: origin.machine,
             rustc: ask("rustc", &["--version"])?,
             date: ask("date", &["-u", "+%F"])?,
         })

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::ops::Op;
 use super::record;
 
 /// A row, as far as tables and plots need it.
@@ -44,10 +45,29 @@ pub(super) struct Recorded {
     /// With a search for the highest rate: the rates.
     #[serde(default)]
     pub(super) sweep: Option<Sweep>,
+    /// With an op of a step: what it is and costs.
+    #[serde(default)]
+    pub(super) op: Option<Op>,
+    /// With a limit of the machine: which. The figure is in thousands of millions a second.
+    #[serde(default)]
+    pub(super) limit: Option<String>,
+    /// With a whole step: what the limits allow.
+    #[serde(default)]
+    pub(super) step: Option<Step>,
     /// Of a figure that is a sum, such as the time until the first token: what follows each other, or lies beside each other,
     /// in its unit.
     #[serde(default)]
     pub(super) parts: Vec<Part>,
+}
+
+/// A decode step, counted and beside its bound.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Step {
+    pub(super) memory_bytes: u64,
+    pub(super) operations: u64,
+    pub(super) bound_ms: f64,
+    #[serde(default)]
+    pub(super) share: Option<f64>,
 }
 
 /// One summand of a figure.

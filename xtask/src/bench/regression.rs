@@ -11,11 +11,13 @@ const NOISE_SPREADS: f64 = 3.0;
 
 /// What became slower than the noise explains, each as a sentence. Only rows of this machine, in nanoseconds, are compared.
 pub(super) fn find(measured: &[Measured], recorded: &[Recorded], machine: &str) -> Vec<String> {
-    let last = |name: &str| {
-        let of_machine = |row: &&Recorded| row.machine == machine && row.name == name && row.unit == "ns";
-        recorded.iter().rev().find(of_machine)
-    };
-    measured.iter().filter_map(|now| slowdown(now, last(&now.name)?)).collect()
+    measured.iter().filter_map(|now| slowdown_of(now, recorded, machine)).collect()
+}
+
+/// The same of one measurement.
+pub(super) fn slowdown_of(now: &Measured, recorded: &[Recorded], machine: &str) -> Option<String> {
+    let of_machine = |row: &&Recorded| row.machine == machine && row.name == now.name && row.unit == "ns";
+    slowdown(now, recorded.iter().rev().find(of_machine)?)
 }
 
 fn slowdown(now: &Measured, before: &Recorded) -> Option<String> {
@@ -44,7 +46,7 @@ mod tests {
         // The last row of this machine holds.
         let recorded = [row("m", 10.0), row("m", 100.0), row("other", 10.0)].concat();
         let check = |median_ns, spread_ns, expected: &[&str]| {
-            let measured = [Measured { name: "a".into(), median_ns, spread_ns, num_elements: None }];
+            let measured = [Measured { name: "a".into(), median_ns, spread_ns, num_elements: None, op: None }];
             assert_eq!(find(&measured, &recorded, "m"), expected, "{median_ns} ± {spread_ns}");
         };
         check(120.0, 1.0, &["a is 20 % slower than at c100"]);
@@ -52,7 +54,7 @@ mod tests {
         check(120.0, 8.0, &[]);
         check(120.0, 6.0, &["a is 20 % slower than at c100"]);
         check(50.0, 1.0, &[]);
-        let new = [Measured { name: "new".into(), median_ns: 1e9, spread_ns: 0.0, num_elements: None }];
+        let new = [Measured { name: "new".into(), median_ns: 1e9, spread_ns: 0.0, num_elements: None, op: None }];
         assert!(find(&new, &recorded, "m").is_empty());
     }
 }

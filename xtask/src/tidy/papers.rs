@@ -33,21 +33,26 @@ fn commands(line: &str) -> impl Iterator<Item = Vec<&str>> {
     })
 }
 
-/// What is wrong with a command: its task, or one of its flags.
+/// What is wrong with a command: its task, or one of the flags of that or of the part of it that is named.
 fn check_command(words: &[&str], xtask: &Command) -> Option<String> {
-    let (task, arguments) = words.split_first()?;
+    let (task, mut arguments) = words.split_first()?;
     // "cargo xtask <task>" and the like stand for any.
     if !task.starts_with(char::is_alphabetic) {
         return None;
     }
-    let Some(task) = xtask.find_subcommand(task) else {
-        return Some(format!("there is no `cargo xtask {task}`"));
+    let mut name = (*task).to_string();
+    let Some(mut task) = xtask.find_subcommand(task) else {
+        return Some(format!("there is no `cargo xtask {name}`"));
     };
+    while let Some(part) = arguments.first().and_then(|word| task.find_subcommand(word)) {
+        (task, arguments) = (part, &arguments[1..]);
+        name = format!("{name} {}", part.get_name());
+    }
     let flag = arguments.iter().filter_map(|word| word.trim_matches(['[', ']']).strip_prefix("--")).find(|flag| {
-        let name = flag.split('=').next().unwrap_or(flag);
-        !name.is_empty() && !task.get_arguments().any(|argument| argument.get_long() == Some(name))
+        let flag = flag.split('=').next().unwrap_or(flag);
+        !flag.is_empty() && !task.get_arguments().any(|argument| argument.get_long() == Some(flag))
     })?;
-    Some(format!("`cargo xtask {}` has no --{flag}", task.get_name()))
+    Some(format!("`cargo xtask {name}` has no --{flag}"))
 }
 
 /// The targets of inline links on a line.
@@ -83,7 +88,8 @@ mod tests {
     fn check_case(text: &str, expected: &[&str]) {
         let xtask = Command::new("cargo xtask")
             .subcommand(Command::new("demo").arg(Arg::new("prompt")))
-            .subcommand(Command::new("codegen").arg(Arg::new("check").long("check")));
+            .subcommand(Command::new("codegen").arg(Arg::new("check").long("check")))
+            .subcommand(Command::new("bench").subcommand(Command::new("cpu").arg(Arg::new("keep").long("keep"))));
         let file = |path: &str, text: &str| File { path: path.to_string(), text: text.to_string() };
         let files = [file("docs/a.md", text), file("docs/b.md", ""), file("src/main.rs", "")];
         assert_eq!(check(&files, &xtask), expected, "{text}");
@@ -95,6 +101,9 @@ mod tests {
         check_case("`cargo xtask codegen [--check]` and `cargo xtask <task>`", &[]);
         check_case("one\n`cargo xtask dmeo`", &["docs/a.md:2: there is no `cargo xtask dmeo`"]);
         check_case("cargo xtask demo --fast # quick", &["docs/a.md:1: `cargo xtask demo` has no --fast"]);
+        check_case("`cargo xtask bench cpu --keep` and `cargo xtask bench`", &[]);
+        check_case("`cargo xtask bench cpu --kept`", &["docs/a.md:1: `cargo xtask bench cpu` has no --kept"]);
+        check_case("`cargo xtask bench --keep`", &["docs/a.md:1: `cargo xtask bench` has no --keep"]);
         check_case("[b](b.md) [src](../src/) [main](../src/main.rs#x) [web](https://x.y/z) [here](#part)", &[]);
         check_case("[c](c.md)", &["docs/a.md:1: no such file: c.md"]);
         check_case("[up](../b.md)", &["docs/a.md:1: no such file: ../b.md"]);

@@ -13,20 +13,21 @@ use tensor_backend::PagedAttention;
 
 use crate::CpuBackend;
 use crate::buffer::Buffer;
-use crate::float::{Brain, Half, Single, StoredFloat};
+use crate::float::{Brain, Byte, Half, Single, StoredNumber};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
-use crate::kv::{Kv, KvValues, head_block};
+use crate::kv::{HeadBlock, Kv, KvValues, head_block, scale_layout};
 use crate::pool::{Cores, Split};
-use crate::simd::{Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorFloat, softmax_chunk, tile_product};
+use crate::simd::{
+    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorNumber,
+    columns_product, softmax_chunk, tile_product,
+};
 
 /// Positions of a chunk.
 const CHUNK: usize = 128;
 
-/// Scores are formed for whole vectors; what lies beyond the last position is not read.
-const VECTOR: usize = 16;
-
-/// Between the scores of one query and the next.
-const SCORE_STRIDE: usize = CHUNK + VECTOR;
+/// Between the scores of one query and the next. Scores are formed for whole columns; what lies beyond the last position is
+/// not read.
+const SCORE_STRIDE: usize = CHUNK + COLUMN;
 
 /// Queries of a tile.
 const MAX_QUERIES: usize = MAX_TILE_TOKENS;
@@ -36,13 +37,24 @@ const GRAIN: usize = 1 << 17;
 
 pub(crate) fn paged_attention(cores: &Cores, op: PagedAttention<'_, CpuBackend>) {
     match &op.kv.values {
-        KvValues::F32(values) => attend::<Single>(cores, op, values),
-        KvValues::F16(values) => attend::<Half>(cores, op, values),
-        KvValues::BF16(values) => attend::<Brain>(cores, op, values),
+        KvValues::F32(values) => attend::<Single>(cores, op, Stored { values, scales: None }),
+        KvValues::F16(values) => attend::<Half>(cores, op, Stored { values, scales: None }),
+        KvValues::BF16(values) => attend::<Brain>(cores, op, Stored { values, scales: None }),
+        KvValues::Int8 { quants, scales } => {
+            attend::<Byte>(cores, op, Stored { values: quants, scales: Some(scales) });
+        }
     }
 }
 
-fn attend<S: VectorFloat>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, values: &[S::Bits]) {
+/// The keys and values of the pool.
+#[derive(Clone, Copy)]
+struct Stored<'a, T> {
+    values: &'a [T],
+    /// Of each head of a token, where its elements do not stand for themselves.
+    scales: Option<&'a [f32]>,
+}
+
+fn attend<S: VectorNumber>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, stored: Stored<'_, S::Bits>) {
     let PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out, rows } = op;
     let layout = kv.layout();
     assert_eq!(rows, inputs.step().num_tokens());
@@ -60,7 +72,7 @@ fn attend<S: VectorFloat>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, val
 
     let group_cols = cols / layout.num_kv_heads;
     let out = MatrixMut::new(out.rows_mut(0..rows), rows, cols, cols);
-    let context = Context::<S> { path: cores.path, inputs, qkv, kv, values, layer, scale, sliding_window };
+    let context = Context::<S> { path: cores.path, inputs, qkv, kv, stored, layer, scale, sliding_window };
     cores.pool.run(Tasks { tiles, kv_heads: 0..layout.num_kv_heads, group_cols, out }, grain, |mut work| {
         let first_token = work.tiles.first().map_or(0, |tile| tile.tokens.start);
         for tile in work.tiles {
@@ -106,12 +118,12 @@ impl Split for Tasks<'_> {
 }
 
 /// What all tiles share.
-struct Context<'a, S: StoredFloat> {
+struct Context<'a, S: StoredNumber> {
     path: Path,
     inputs: &'a Inputs,
     qkv: &'a Buffer,
     kv: &'a Kv,
-    values: &'a [S::Bits],
+    stored: Stored<'a, S::Bits>,
     layer: usize,
     scale: f32,
     sliding_window: Option<usize>,
@@ -127,7 +139,7 @@ struct Queries<'a> {
     visible: &'a [Range<usize>],
 }
 
-impl<S: VectorFloat> Context<'_, S> {
+impl<S: VectorNumber> Context<'_, S> {
     /// `out` is `[tokens of the tile, heads of the group * head_dim]`.
     fn attend_tile(&self, tile: &TokenTile, kv_head: usize, mut out: MatrixMut<'_>) {
         let head_dim = self.kv.layout().head_dim;
@@ -172,6 +184,7 @@ impl<S: VectorFloat> Context<'_, S> {
         for chunk in all.start / CHUNK..all.end.div_ceil(CHUNK) {
             let chunk = chunk * CHUNK..(chunk + 1) * CHUNK;
             self.form_scores(queries, &chunk, &mut scores);
+            self.scale_by(queries, &chunk, &mut scores, |scales| scales.keys);
             for (query, visible) in queries.visible.iter().enumerate() {
                 let seen = intersection(visible, &chunk);
                 if seen.is_empty() {
@@ -183,6 +196,7 @@ impl<S: VectorFloat> Context<'_, S> {
                     out.row_mut(query).iter_mut().for_each(|sum| *sum *= shrink);
                 }
             }
+            self.scale_by(queries, &chunk, &mut scores, |scales| scales.values);
             self.add_values(queries, &chunk, &scores, &mut out);
         }
         for (query, softmax) in softmax[..num_queries].iter().enumerate() {
@@ -195,16 +209,52 @@ impl<S: VectorFloat> Context<'_, S> {
     fn form_scores(&self, queries: &Queries<'_>, chunk: &Range<usize>, scores: &mut [f32]) {
         let layout = self.kv.layout();
         let num_queries = queries.visible.len();
+        let panel_stride = layout.block_size;
+        let mut columns = [Column::<S::Bits> { panel: &[], to: 0 }; SCORE_STRIDE / COLUMN];
+        let mut num_columns = 0;
         for run in block_runs(intersection(&hull(queries.visible), chunk), layout.block_size) {
             let block = queries.table[run.block_index] as usize;
-            let head = head_block::<S>(layout, self.values, self.layer, block, queries.kv_head);
-            // To whole vectors where the block has them: the scores of positions that nobody sees are never read.
-            let width = run.slots.len().next_multiple_of(VECTOR).min(layout.block_size - run.slots.start);
-            let out = &mut scores[run.first_position - chunk.start..];
-            let out = MatrixMut::new(out, num_queries, width, SCORE_STRIDE);
-            let (panel, panel_stride) = (&head.keys[run.slots.start..], layout.block_size);
-            let product = TileProduct::<S> { x: queries.q, panel, panel_stride, start: Start::Zero, out };
-            tile_product(self.path, product);
+            let head = head_block(layout, self.stored.values, self.layer, block, queries.kv_head);
+            // To whole columns where the block has them: the scores of positions that nobody sees are never read.
+            let width = run.slots.len().next_multiple_of(COLUMN).min(layout.block_size - run.slots.start);
+            let (panel, to) = (&head.keys[run.slots.start..], run.first_position - chunk.start);
+            let whole = width / COLUMN * COLUMN;
+            for at in (0..whole).step_by(COLUMN) {
+                columns[num_columns] = Column { panel: &panel[at..], to: to + at };
+                num_columns += 1;
+            }
+            if whole < width {
+                let out = MatrixMut::new(&mut scores[to + whole..], num_queries, width - whole, SCORE_STRIDE);
+                let panel = &panel[whole..];
+                tile_product(
+                    self.path,
+                    TileProduct::<S> { x: queries.q, panel, panel_stride, start: Start::Zero, out },
+                );
+            }
+        }
+        let out = MatrixMut::new(scores, num_queries, SCORE_STRIDE, SCORE_STRIDE);
+        let columns = &columns[..num_columns];
+        columns_product(self.path, ColumnsProduct::<S> { x: queries.q, columns, panel_stride, out });
+    }
+
+    /// Multiplies what is by position with the scales of the keys, or of the values, where there are any. A scale is a factor
+    /// of all products with a head's elements, so that these need not know it.
+    fn scale_by(
+        &self,
+        queries: &Queries<'_>,
+        chunk: &Range<usize>,
+        by_position: &mut [f32],
+        of: impl Fn(HeadBlock<'_, f32>) -> &[f32],
+    ) {
+        let Some(scales) = self.stored.scales else { return };
+        let layout = scale_layout(self.kv.layout());
+        for run in block_runs(intersection(&hull(queries.visible), chunk), layout.block_size) {
+            let block = queries.table[run.block_index] as usize;
+            let scales = &of(head_block(&layout, scales, self.layer, block, queries.kv_head))[run.slots.clone()];
+            for row in by_position.chunks_exact_mut(SCORE_STRIDE).take(queries.visible.len()) {
+                let row = &mut row[run.first_position - chunk.start..];
+                row.iter_mut().zip(scales).for_each(|(value, scale)| *value *= scale);
+            }
         }
     }
 
@@ -216,7 +266,7 @@ impl<S: VectorFloat> Context<'_, S> {
         let mut add = |members: Range<usize>, positions: Range<usize>| {
             for run in block_runs(positions, layout.block_size) {
                 let block = queries.table[run.block_index] as usize;
-                let head = head_block::<S>(layout, self.values, self.layer, block, queries.kv_head);
+                let head = head_block(layout, self.stored.values, self.layer, block, queries.kv_head);
                 let weights = &weights[members.start * SCORE_STRIDE + run.first_position - chunk.start..];
                 let x = Matrix::new(weights, members.len(), run.slots.len(), SCORE_STRIDE);
                 let (panel, panel_stride) = (&head.values[run.slots.start * head_dim..], head_dim);

@@ -7,10 +7,11 @@ use tensor_backend::{GatedMatMul, MatMul};
 
 use crate::buffer::Buffer;
 use crate::error::{bytes_of, reserved};
+use crate::layout::{Activations, Takes, UNIT};
 use crate::pool::{Chunks, Cores, Split};
-use crate::quantise::{ActivationBlock, BLOCK};
-use crate::simd::{Matrix, MatrixMut, quantise_row, silu_mul};
-use crate::weight::{Activations, Segment, UNIT, Weight};
+use crate::quantise::BLOCK;
+use crate::simd::{BLOCK_WORDS, Matrix, MatrixMut, Path, as_blocks, quantise_row, round_row, silu_mul};
+use crate::weight::{Segment, Weight};
 use crate::{CpuBackend, CpuError};
 
 /// Rows that pass through a weight's panel while it is in the cache.
@@ -19,50 +20,82 @@ const CHUNK_ROWS: usize = 32;
 /// Products of single elements that are worth a thread.
 const GRAIN: usize = 1 << 17;
 
-/// Quantised activations, kept from op to op.
+/// Quantised and rounded activations, kept from op to op.
 #[derive(Debug, Default)]
 pub(crate) struct ProductScratch {
-    blocks: Vec<ActivationBlock>,
+    /// Blocks of all rows, then words of bfloat16 of all rows.
+    words: Vec<u32>,
+}
+
+/// Words of a row of activations in each form that a weight takes.
+#[derive(Clone, Copy)]
+struct RowWords {
+    blocks: usize,
+    brains: usize,
+}
+
+impl RowWords {
+    fn of(path: Path, cols: usize, taken: impl Iterator<Item = Takes>) -> Self {
+        let mut words = Self { blocks: 0, brains: 0 };
+        for takes in taken {
+            match takes {
+                Takes::Floats => {}
+                Takes::Blocks => words.blocks = cols / BLOCK * BLOCK_WORDS,
+                Takes::Brains => words.brains = path.words().per_row(cols),
+            }
+        }
+        words
+    }
 }
 
 impl ProductScratch {
     pub(crate) fn bytes(&self) -> u64 {
-        bytes_of(&self.blocks)
+        bytes_of(&self.words)
     }
 
-    /// Bytes that a product of `rows` rows of `cols` quantised inputs needs.
-    pub(crate) fn planned_bytes(rows: usize, cols: usize) -> u64 {
-        (rows * (cols / BLOCK) * size_of::<ActivationBlock>()) as u64
+    /// Bytes that a product of `rows` rows of `cols` inputs needs, which segments of a weight take in these forms.
+    pub(crate) fn planned_bytes(path: Path, rows: usize, cols: usize, taken: impl Iterator<Item = Takes>) -> u64 {
+        let RowWords { blocks, brains } = RowWords::of(path, cols, taken);
+        (rows * (blocks + brains) * size_of::<u32>()) as u64
     }
 
     /// Makes room for all products that need at most `bytes`. Its pages are taken by the first that use them.
     pub(crate) fn reserve(&mut self, bytes: u64) -> Result<(), CpuError> {
-        let len = bytes as usize / size_of::<ActivationBlock>();
-        if self.blocks.capacity() < len {
-            self.blocks = reserved(len, "scratch")?;
+        let len = bytes as usize / size_of::<u32>();
+        if self.words.capacity() < len {
+            self.words = reserved(len, "scratch")?;
         }
         Ok(())
     }
 
-    /// The leading rows of `x`, also quantised if a segment takes them so.
+    /// The leading rows of `x`, in all forms that the weight's segments take.
     fn activations<'a>(&'a mut self, cores: &Cores, x: &'a Buffer, rows: usize, weight: &Weight) -> Activations<'a> {
         let cols = weight.cols();
         assert_eq!(x.cols(), cols);
         let values = x.rows(0..rows);
-        let mut len = 0;
-        if weight.segments().iter().any(|segment| segment.takes_blocks) {
-            let per_row = cols / BLOCK;
-            len = rows * per_row;
-            if self.blocks.len() < len {
-                self.blocks.resize(len, ActivationBlock::default());
-            }
-            cores.pool.run(Chunks::new(&mut self.blocks[..len], per_row), GRAIN / 4 / cols, |chunks| {
+        let per_row = RowWords::of(cores.path, cols, weight.segments().iter().map(|segment| segment.takes));
+        let len = rows * (per_row.blocks + per_row.brains);
+        if self.words.len() < len {
+            self.words.resize(len, 0);
+        }
+        let (blocks, brains) = self.words[..len].split_at_mut(rows * per_row.blocks);
+        let blocks = as_blocks(blocks);
+        let grain = GRAIN / 16 / cols;
+        if !blocks.is_empty() {
+            cores.pool.run(Chunks::new(blocks, cols / BLOCK), grain, |chunks| {
                 for (row, out) in chunks.into_chunks() {
                     quantise_row(cores.path, &values[row * cols..][..cols], out);
                 }
             });
         }
-        Activations { floats: Matrix::new(values, rows, cols, cols), blocks: &self.blocks[..len] }
+        if !brains.is_empty() {
+            cores.pool.run(Chunks::new(brains, per_row.brains), grain, |chunks| {
+                for (row, out) in chunks.into_chunks() {
+                    round_row(cores.path, &values[row * cols..][..cols], out);
+                }
+            });
+        }
+        Activations { floats: Matrix::new(values, rows, cols, cols), blocks, brains }
     }
 }
 
@@ -86,17 +119,22 @@ pub(crate) fn matmul(cores: &Cores, scratch: &mut ProductScratch, op: MatMul<'_,
             for unit in work.units.clone() {
                 let segment = segment_of(weight, unit);
                 let columns = column(weight, unit)..column(weight, unit + 1);
-                let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
-                segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
-                for (row, sums) in chunk.clone().zip(tile.chunks_exact_mut(UNIT)) {
-                    let sums = &mut sums[..columns.len()];
-                    if let Some(bias) = bias {
-                        for (sum, bias) in sums.iter_mut().zip(&bias[columns.clone()]) {
+                let mut out = work.out.part(chunk.clone(), columns.start - first_column..columns.end - first_column);
+                if columns.len() == UNIT {
+                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, out.reborrow());
+                } else {
+                    let sums = MatrixMut::new(&mut tile, chunk.len(), UNIT, UNIT);
+                    segment.panels.unit_product(cores.path, unit - segment.first_unit, x, sums);
+                    for (row, sums) in tile.chunks_exact(UNIT).take(chunk.len()).enumerate() {
+                        out.row_mut(row).copy_from_slice(&sums[..columns.len()]);
+                    }
+                }
+                if let Some(bias) = bias {
+                    for row in 0..chunk.len() {
+                        for (sum, bias) in out.row_mut(row).iter_mut().zip(&bias[columns.clone()]) {
                             *sum += bias;
                         }
                     }
-                    let out = work.out.row_mut(row);
-                    out[columns.start - first_column..columns.end - first_column].copy_from_slice(sums);
                 }
             }
         });

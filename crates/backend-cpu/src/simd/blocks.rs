@@ -4,7 +4,7 @@
 //! with each row of activations in turn. The sums are those of [`plain_dot`](crate::panel::plain_dot), bit for bit.
 
 use super::MatrixMut;
-use super::isa::{Avx2, Avx512, Isa};
+use super::isa::{AHEAD_BYTES, Avx2, Avx512, Isa, prefetch};
 use crate::panel::{
     Affine, Nested, NestedQuants, PANEL_ROWS, PanelBlock, Quants, Quants4, Quants5, Quants6, Quants8, Runs,
     StoredQuants, Symmetric,
@@ -23,17 +23,16 @@ pub(crate) trait VectorQuants: Quants {
     unsafe fn dot<I: Isa>(weights: &[I::Int; 8], x: &ActivationBlock) -> I::Int;
 }
 
-/// `dot` less the offset of unsigned quants times the sum of the activations.
+/// What a sum begins with so that the offset of unsigned quants, a power of two if there is one, is taken off: less the sum
+/// of the activations, times that. Multiplied in vectors, as the compiler would gather the sums of several rows otherwise.
 ///
 /// # Safety
 /// The machine has the instructions of `I`.
 #[inline(always)]
-unsafe fn take_off<I: Isa>(offset: i32, dot: I::Int, sum: i32) -> I::Int {
-    if offset == 0 {
-        return dot;
-    }
+unsafe fn start<I: Isa>(offset: i32, less_sum: I::Int) -> I::Int {
+    debug_assert!(offset == 0 || offset.count_ones() == 1);
     // SAFETY: passed on to the caller.
-    unsafe { I::sub_int(dot, I::splat_int(offset * sum)) }
+    unsafe { if offset == 0 { I::splat_int(0) } else { I::shift(less_sum, offset.ilog2().cast_signed()) } }
 }
 
 impl<const OFFSET: i32> VectorQuants for Quants4<OFFSET> {
@@ -56,7 +55,7 @@ impl<const OFFSET: i32> VectorQuants for Quants4<OFFSET> {
     #[inline(always)]
     unsafe fn dot<I: Isa>(weights: &[I::Int; 8], x: &ActivationBlock) -> I::Int {
         // SAFETY: passed on to the caller; a nibble is at most 15.
-        unsafe { take_off::<I>(OFFSET, I::dot::<15, 8>(weights, &x.quants), x.half_sums[0] + x.half_sums[1]) }
+        unsafe { I::dot::<15, 8>(start::<I>(OFFSET, I::splat_int(x.less_sum)), weights, &x.quants) }
     }
 }
 
@@ -79,7 +78,7 @@ impl<const OFFSET: i32> VectorQuants for Quants5<OFFSET> {
     #[inline(always)]
     unsafe fn dot<I: Isa>(weights: &[I::Int; 8], x: &ActivationBlock) -> I::Int {
         // SAFETY: passed on to the caller; five bits are at most 31.
-        unsafe { take_off::<I>(OFFSET, I::dot::<31, 8>(weights, &x.quants), x.half_sums[0] + x.half_sums[1]) }
+        unsafe { I::dot::<31, 8>(start::<I>(OFFSET, I::splat_int(x.less_sum)), weights, &x.quants) }
     }
 }
 
@@ -100,7 +99,7 @@ impl VectorQuants for Quants8 {
     #[inline(always)]
     unsafe fn dot<I: Isa>(weights: &[I::Int; 8], x: &ActivationBlock) -> I::Int {
         // SAFETY: passed on to the caller; quantised activations are never -128.
-        unsafe { I::dot_signed(weights, &x.quants, x.half_sums[0] + x.half_sums[1]) }
+        unsafe { I::dot_signed(weights, &x.quants, x.less_sum) }
     }
 }
 
@@ -214,8 +213,10 @@ impl VectorBlock for Runs {
                 ];
                 for (x, sum) in x.iter().zip(&mut *sums) {
                     let x = &x[index + offset];
-                    let first = take_off::<I>(32, I::dot::<63, 4>(&weights[0], &x.quants[..4]), x.half_sums[0]);
-                    let second = take_off::<I>(32, I::dot::<63, 4>(&weights[1], &x.quants[4..]), x.half_sums[1]);
+                    let less_first = I::splat_int(x.less_first_sum);
+                    let less_second = I::sub_int(I::splat_int(x.less_sum), less_first);
+                    let first = I::dot::<63, 4>(start::<I>(32, less_first), &weights[0], &x.quants[..4]);
+                    let second = I::dot::<63, 4>(start::<I>(32, less_second), &weights[1], &x.quants[4..]);
                     let integer = I::add_int(I::mul_int(first, factors[0]), I::mul_int(second, factors[1]));
                     *sum = I::mul_add(I::mul(scale, I::splat(x.scale)), I::to_float(integer), *sum);
                 }
@@ -284,9 +285,12 @@ unsafe fn rows<I: Isa, B: VectorBlock, const ROWS: usize>(
         *of_row = &x[(row + offset) * per_row..][..per_row];
     }
     for first_lane in (0..PANEL_ROWS).step_by(I::LANES) {
+        // Whoever comes later finds the panel in the cache.
+        let ahead_bytes = if row == 0 && first_lane == 0 { AHEAD_BYTES } else { 0 };
         // SAFETY: the caller has the instructions.
         let mut sums = [unsafe { I::splat(0.0) }; ROWS];
         for (index, block) in panel.iter().enumerate() {
+            prefetch(block, ahead_bytes);
             // SAFETY: the caller has the instructions, and the lanes are those of a panel.
             unsafe { block.add_products::<I, ROWS>(first_lane, &of_rows, index * (B::WIDTH / BLOCK), &mut sums) };
         }

@@ -49,13 +49,34 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn sub_int(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn mul_int(a: Self::Int, b: Self::Int) -> Self::Int;
     unsafe fn to_float(a: Self::Int) -> Self::Float;
+    /// The floats that have these bits.
+    unsafe fn from_bits(a: Self::Int) -> Self::Float;
 
-    /// In each lane, the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`, times
-    /// `x[i][j]`.
-    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[Self::Int; N], x: &[[i8; 4]]) -> Self::Int;
+    /// In each lane, `start` and the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`,
+    /// times `x[i][j]`.
+    unsafe fn dot<const MAX: i32, const N: usize>(
+        start: Self::Int,
+        weights: &[Self::Int; N],
+        x: &[[i8; 4]],
+    ) -> Self::Int;
 
-    /// The same for signed bytes and eight vectors; `sum` is the sum of all `x`, none of which is -128.
-    unsafe fn dot_signed(weights: &[Self::Int; 8], x: &[[i8; 4]; 8], sum: i32) -> Self::Int;
+    /// The sum for signed bytes and eight vectors; `less_sum` is less the sum of all `x`, none of which is -128.
+    unsafe fn dot_signed(weights: &[Self::Int; 8], x: &[[i8; 4]; 8], less_sum: i32) -> Self::Int;
+}
+
+/// How long before their use weights are asked for. The processor itself looks ahead within a page only and starts anew at
+/// each, and panels are not much longer than one. Twice as much is slower where two threads take turns at a weight.
+pub(crate) const AHEAD_BYTES: usize = 8 << 10;
+
+/// Asks for the memory that lies `ahead_bytes` behind a value, as much as the value has. There need be none.
+#[inline(always)]
+pub(crate) fn prefetch<T>(value: &T, ahead_bytes: usize) {
+    const LINE_BYTES: usize = 64;
+    let start = core::ptr::from_ref(value).cast::<i8>().wrapping_add(ahead_bytes);
+    for line in 0..size_of::<T>().div_ceil(LINE_BYTES) {
+        // SAFETY: every x86-64 has the instruction; it is a hint that reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES)) };
+    }
 }
 
 /// Eight lanes, with AVX2, FMA and F16C.
@@ -172,12 +193,17 @@ impl Isa for Avx2 {
         unsafe { _mm256_cvtepi32_ps(a) }
     }
 
+    #[inline(always)]
+    unsafe fn from_bits(a: __m256i) -> __m256 {
+        unsafe { _mm256_castsi256_ps(a) }
+    }
+
     /// Sums of pairs are formed in 16 bits, as many of them as cannot overflow, before they are widened.
     #[inline(always)]
-    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[__m256i; N], x: &[[i8; 4]]) -> __m256i {
+    unsafe fn dot<const MAX: i32, const N: usize>(start: __m256i, weights: &[__m256i; N], x: &[[i8; 4]]) -> __m256i {
         let pairs = (i16::MAX as i32 / (2 * 127 * MAX)) as usize;
         let ones = unsafe { _mm256_set1_epi16(1) };
-        let mut sum = unsafe { _mm256_setzero_si256() };
+        let mut sum = start;
         let mut first = 0;
         while first < N {
             let mut short = unsafe { _mm256_setzero_si256() };
@@ -195,7 +221,7 @@ impl Isa for Avx2 {
 
     /// `w * x = |w| * (x with the sign of w)`; as `|x| <= 127`, a sum of two such products fits into 16 bits.
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[__m256i; 8], x: &[[i8; 4]; 8], _sum: i32) -> __m256i {
+    unsafe fn dot_signed(weights: &[__m256i; 8], x: &[[i8; 4]; 8], _less_sum: i32) -> __m256i {
         let ones = unsafe { _mm256_set1_epi16(1) };
         let mut sum = unsafe { _mm256_setzero_si256() };
         for (&weights, x) in weights.iter().zip(x) {
@@ -322,8 +348,13 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot<const MAX: i32, const N: usize>(weights: &[__m512i; N], x: &[[i8; 4]]) -> __m512i {
-        let mut sum = unsafe { _mm512_setzero_si512() };
+    unsafe fn from_bits(a: __m512i) -> __m512 {
+        unsafe { _mm512_castsi512_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<const MAX: i32, const N: usize>(start: __m512i, weights: &[__m512i; N], x: &[[i8; 4]]) -> __m512i {
+        let mut sum = start;
         for (&weights, x) in weights.iter().zip(x) {
             let x = unsafe { _mm512_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned))) };
             sum = unsafe { _mm512_dpbusd_epi32(sum, weights, x) };
@@ -333,12 +364,12 @@ impl Isa for Avx512 {
 
     /// The instruction takes unsigned weights: 128 is added to each, and 128 times the sum of `x` taken off.
     #[inline(always)]
-    unsafe fn dot_signed(weights: &[__m512i; 8], x: &[[i8; 4]; 8], sum: i32) -> __m512i {
+    unsafe fn dot_signed(weights: &[__m512i; 8], x: &[[i8; 4]; 8], less_sum: i32) -> __m512i {
         let bias = unsafe { _mm512_set1_epi8(-128) };
         let mut unsigned = *weights;
         for weights in &mut unsigned {
             *weights = unsafe { _mm512_xor_si512(*weights, bias) };
         }
-        unsafe { Self::sub_int(Self::dot::<255, 8>(&unsigned, x), Self::splat_int(128 * sum)) }
+        unsafe { Self::dot::<255, 8>(Self::shift(Self::splat_int(less_sum), 7), &unsigned, x) }
     }
 }

@@ -7,20 +7,31 @@
 
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+mod columns;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod matrix;
+mod pairs;
+mod peak;
+mod quantise;
 mod rows;
 mod tile;
+mod words;
 
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) use crate::panel::PanelBlock as VectorBlock;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use blocks::VectorBlock;
+pub(crate) use columns::{COLUMN, Column, ColumnsProduct, columns_product};
 pub(crate) use matrix::{Matrix, MatrixMut};
-pub(crate) use rows::{Softmax, quantise_row, rms_norm_in_place, rms_norm_row, silu_mul, softmax_chunk};
-pub(crate) use tile::{Start, TileProduct, VectorFloat, tile_product};
+pub(crate) use pairs::pair_product;
+pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
+pub(crate) use quantise::quantise_row;
+pub(crate) use rows::{Softmax, rms_norm_in_place, rms_norm_row, round_row, silu_mul, softmax_chunk};
+pub(crate) use tile::{Start, TileProduct, VectorNumber, tile_product};
+pub(crate) use words::{BLOCK_WORDS, as_blocks};
 
+use crate::pairs::Words;
 use crate::panel::{PANEL_ROWS, plain_dot};
 use crate::quantise::{ActivationBlock, BLOCK};
 use crate::{CpuError, Instructions};
@@ -37,6 +48,11 @@ impl Path {
     pub(crate) fn instructions(self) -> Instructions {
         self.0
     }
+
+    /// How products of bfloat16 take their activations.
+    pub(crate) fn words(self) -> Words {
+        if self.0 == Instructions::Avx512Bf16 { Words::Pairs } else { Words::Singles }
+    }
 }
 
 /// `out[r][lane] =` the product of row `lane` of a panel with row `r` of the activations, as many as `out` has rows.
@@ -50,7 +66,7 @@ pub(crate) fn panel_product<B: VectorBlock>(path: Path, panel: &[B], x: &[Activa
         Instructions::Avx2 => unsafe { blocks::product_avx2(panel, x, &mut out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { blocks::product_avx512(panel, x, &mut out) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { blocks::product_avx512(panel, x, &mut out) },
         _ => {
             for (row, x) in x.chunks_exact(per_row).enumerate() {
                 for (lane, out) in out.row_mut(row)[..PANEL_ROWS].iter_mut().enumerate() {

@@ -5,7 +5,7 @@
 use super::Path;
 #[cfg(target_arch = "x86_64")]
 use crate::Instructions;
-use crate::quantise::{self, ActivationBlock};
+use crate::pairs::{self, Words};
 
 /// Partial sums of a reduction.
 const LANES: usize = 16;
@@ -31,16 +31,29 @@ macro_rules! for_every_path {
                 Instructions::Avx2 => unsafe { avx2($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => unsafe { avx512($($arg),*) },
+                Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { avx512($($arg),*) },
                 _ => $body($($arg),*),
             }
         }
     };
 }
 
+/// Rounds a row of activations to the words that products of bfloat16 take.
+pub(crate) fn round_row(path: Path, row: &[f32], out: &mut [u32]) {
+    match path.words() {
+        Words::Singles => round_to_singles(path, row, out),
+        Words::Pairs => round_to_pairs(path, row, out),
+    }
+}
+
 for_every_path! {
-    /// Quantises a row of activations, whose length is a multiple of 32.
-    quantise_row(row: &[f32], out: &mut [ActivationBlock]) = quantise::quantise_row
+    /// Rounds a row of activations to bfloat16, an f32 each.
+    round_to_singles(row: &[f32], out: &mut [u32]) = pairs::round_to_singles
+}
+
+for_every_path! {
+    /// Rounds a row of activations to pairs of bfloat16.
+    round_to_pairs(row: &[f32], out: &mut [u32]) = pairs::round_to_pairs
 }
 
 for_every_path! {

@@ -1,10 +1,10 @@
-//! The product of some rows with a row-major panel of stored floats: the inner loop of float weights, of attention scores
+//! The product of some rows with a row-major panel of stored numbers: the inner loop of float weights, of attention scores
 //! and of weighted values. Knows shapes, not their meaning.
 
 use super::{Matrix, MatrixMut, Path};
 #[cfg(target_arch = "x86_64")]
 use crate::Instructions;
-use crate::float::StoredFloat;
+use crate::float::StoredNumber;
 
 /// What a chain of multiply-adds starts from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +16,7 @@ pub(crate) enum Start {
 }
 
 /// `out[r][c] = start + sum over k, ascending, of x[r][k] * panel[k * panel_stride + c]`, each step one fused multiply-add.
-pub(crate) struct TileProduct<'a, S: StoredFloat> {
+pub(crate) struct TileProduct<'a, S: StoredNumber> {
     /// `[rows, k]`
     pub(crate) x: Matrix<'a>,
     /// `[k, cols]`, rows `panel_stride` apart
@@ -27,7 +27,7 @@ pub(crate) struct TileProduct<'a, S: StoredFloat> {
     pub(crate) out: MatrixMut<'a>,
 }
 
-impl<S: StoredFloat> TileProduct<'_, S> {
+impl<S: StoredNumber> TileProduct<'_, S> {
     fn check(&self) {
         let (k, cols) = (self.x.cols(), self.out.cols());
         assert_eq!(self.x.rows(), self.out.rows());
@@ -48,7 +48,7 @@ impl<S: StoredFloat> TileProduct<'_, S> {
 }
 
 /// Computes the product.
-pub(crate) fn tile_product<S: VectorFloat>(path: Path, mut tile: TileProduct<'_, S>) {
+pub(crate) fn tile_product<S: VectorNumber>(path: Path, mut tile: TileProduct<'_, S>) {
     tile.check();
     match path.instructions() {
         // SAFETY: the path proves that the machine has these instructions.
@@ -56,24 +56,24 @@ pub(crate) fn tile_product<S: VectorFloat>(path: Path, mut tile: TileProduct<'_,
         Instructions::Avx2 => unsafe { vector::product_avx2(tile) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Instructions::Avx512 => unsafe { vector::product_avx512(tile) },
+        Instructions::Avx512 | Instructions::Avx512Bf16 => unsafe { vector::product_avx512(tile) },
         _ => tile.plain(0),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) use crate::float::StoredFloat as VectorFloat;
+pub(crate) use crate::float::StoredNumber as VectorNumber;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use vector::VectorFloat;
+pub(crate) use vector::VectorNumber;
 
 #[cfg(target_arch = "x86_64")]
 mod vector {
     use super::{Start, TileProduct};
-    use crate::float::{Brain, Half, Single, StoredFloat};
+    use crate::float::{Brain, Byte, Half, Single, StoredNumber};
     use crate::simd::isa::{Avx2, Avx512, Isa};
 
     /// Elements that can be loaded into vectors.
-    pub(crate) trait VectorFloat: StoredFloat {
+    pub(crate) trait VectorNumber: StoredNumber {
         /// `I::LANES` elements as f32.
         ///
         /// # Safety
@@ -81,7 +81,7 @@ mod vector {
         unsafe fn load<I: Isa>(from: *const Self::Bits) -> I::Float;
     }
 
-    impl VectorFloat for Single {
+    impl VectorNumber for Single {
         #[inline(always)]
         unsafe fn load<I: Isa>(from: *const f32) -> I::Float {
             // SAFETY: passed on to the caller.
@@ -89,7 +89,7 @@ mod vector {
         }
     }
 
-    impl VectorFloat for Half {
+    impl VectorNumber for Half {
         #[inline(always)]
         unsafe fn load<I: Isa>(from: *const u16) -> I::Float {
             // SAFETY: passed on to the caller.
@@ -97,7 +97,7 @@ mod vector {
         }
     }
 
-    impl VectorFloat for Brain {
+    impl VectorNumber for Brain {
         #[inline(always)]
         unsafe fn load<I: Isa>(from: *const u16) -> I::Float {
             // SAFETY: passed on to the caller.
@@ -105,14 +105,22 @@ mod vector {
         }
     }
 
+    impl VectorNumber for Byte {
+        #[inline(always)]
+        unsafe fn load<I: Isa>(from: *const i8) -> I::Float {
+            // SAFETY: passed on to the caller.
+            unsafe { I::to_float(I::load_i8(from)) }
+        }
+    }
+
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn product_avx2<S: VectorFloat>(tile: TileProduct<'_, S>) {
+    pub(super) fn product_avx2<S: VectorNumber>(tile: TileProduct<'_, S>) {
         // SAFETY: this function has the features.
         unsafe { product::<Avx2, S>(tile) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    pub(super) fn product_avx512<S: VectorFloat>(tile: TileProduct<'_, S>) {
+    pub(super) fn product_avx512<S: VectorNumber>(tile: TileProduct<'_, S>) {
         // SAFETY: this function has the features.
         unsafe { product::<Avx512, S>(tile) }
     }
@@ -122,7 +130,7 @@ mod vector {
     /// # Safety
     /// The machine has the instructions of `I`, and the tile's shapes were checked.
     #[inline(always)]
-    unsafe fn product<I: Isa, S: VectorFloat>(mut tile: TileProduct<'_, S>) {
+    unsafe fn product<I: Isa, S: VectorNumber>(mut tile: TileProduct<'_, S>) {
         let rows = tile.x.rows();
         let mut row = 0;
         // SAFETY: passed on to the caller.
@@ -155,7 +163,7 @@ mod vector {
     /// # Safety
     /// As for [`product`], and the tile has the rows.
     #[inline(always)]
-    unsafe fn columns<I: Isa, S: VectorFloat, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn columns<I: Isa, S: VectorNumber, const ROWS: usize, const VECTORS: usize>(
         tile: &mut TileProduct<'_, S>,
         row: usize,
     ) {
@@ -183,7 +191,7 @@ mod vector {
     /// # Safety
     /// As for [`product`], and the tile has rows `row .. row + ROWS` and columns `col .. col + VECTORS * I::LANES`.
     #[inline(always)]
-    unsafe fn vectors<I: Isa, S: VectorFloat, const ROWS: usize, const VECTORS: usize>(
+    unsafe fn vectors<I: Isa, S: VectorNumber, const ROWS: usize, const VECTORS: usize>(
         tile: &mut TileProduct<'_, S>,
         row: usize,
         col: usize,

@@ -4,6 +4,7 @@
 use backend_cpu::Precision;
 use model_runner::{Checkpoint, RunnerConfig, WarmUp};
 use serving_types::{BlockId, CopyId, Executor as _, HostBlockId, HostCopy, RowFault, SamplingParams, TokenId};
+use tensor_backend::{Element, KvElement};
 
 use crate::{
     driver::{Ask, Driver, Position, Sequence, runner_config},
@@ -12,8 +13,15 @@ use crate::{
 
 const MODEL: &str = "llama-llama3-rope";
 
-fn driver(checkpoint: &Checkpoint<'_>, precision: Precision) -> Driver {
-    Driver::new(precision, checkpoint, &runner_config())
+/// How weights are multiplied, and what the KV pool holds.
+type Arithmetic = (Precision, KvElement);
+
+const EXACT: Arithmetic = (Precision::Exact, KvElement::Float(Element::F32));
+const NATIVE: Arithmetic = (Precision::Native, KvElement::Float(Element::F16));
+const BYTES: Arithmetic = (Precision::Native, KvElement::Int8);
+
+fn driver(checkpoint: &Checkpoint<'_>, (precision, kv_element): Arithmetic) -> Driver {
+    Driver::new(precision, checkpoint, &RunnerConfig { kv_element, ..runner_config() })
 }
 
 /// Tokens of no meaning, different for each seed.
@@ -29,13 +37,13 @@ fn bits(positions: &[Position]) -> Vec<u32> {
 fn chunks_and_single_tokens_score_as_the_whole() {
     let tiny = Tiny::read(MODEL);
     let prompt = tokens(1, 120);
-    for precision in [Precision::Exact, Precision::Native] {
-        let mut driver = driver(&tiny.checkpoint(), precision);
+    for arithmetic in [EXACT, NATIVE, BYTES] {
+        let mut driver = driver(&tiny.checkpoint(), arithmetic);
         // 119 scored positions need two slices of logits.
         let whole = driver.score(0, &prompt, prompt.len(), 3);
         assert_eq!(whole.len(), prompt.len() - 1);
         for (slot, chunk) in [(1, 1), (2, 7), (3, 16), (4, 64), (5, 65)] {
-            assert_eq!(driver.score(slot, &prompt, chunk, 3), whole, "{precision:?}, chunks of {chunk}");
+            assert_eq!(driver.score(slot, &prompt, chunk, 3), whole, "{arithmetic:?}, chunks of {chunk}");
         }
     }
 }
@@ -48,13 +56,13 @@ fn a_crowd_of_prefill_and_decode_rows_yields_what_each_yields_alone() {
     let requests =
         [(tokens(1, 5), &greedy), (tokens(2, 33), &sampled), (tokens(3, 17), &greedy), (tokens(4, 1), &sampled)];
 
-    let mut alone = driver(&tiny.checkpoint(), Precision::Native);
+    let mut alone = driver(&tiny.checkpoint(), NATIVE);
     let expected: Vec<Vec<TokenId>> =
         requests.iter().map(|(prompt, sampling)| alone.generate(0, prompt, prompt.len(), sampling)).collect();
     assert_ne!(expected[0], expected[2]);
 
     // Request `i` joins at step `i`; prompts come in chunks of 9, so that steps mix both kinds of rows.
-    let mut crowd = driver(&tiny.checkpoint(), Precision::Native);
+    let mut crowd = driver(&tiny.checkpoint(), NATIVE);
     let mut sequences: Vec<Sequence> = Vec::new();
     let mut outputs = vec![Vec::new(); requests.len()];
     for step in 0.. {
@@ -98,7 +106,7 @@ fn a_preempted_sequence_goes_on_as_if_it_had_not_been() {
         SamplingParams { temperature: 1.0, seed: 3, ..base.clone() },
         SamplingParams { temperature: 0.8, repetition_penalty: 1.5, presence_penalty: 1.0, ..base.clone() },
     ] {
-        let mut driver = driver(&tiny.checkpoint(), Precision::Native);
+        let mut driver = driver(&tiny.checkpoint(), NATIVE);
         let whole = driver.generate(0, &prompt, prompt.len(), &sampling);
         let so_far = [prompt.as_slice(), &whole[..9]].concat();
         assert_eq!(driver.generate(1, &so_far, prompt.len(), &sampling), whole);
@@ -129,7 +137,7 @@ fn a_warm_up_leaves_nothing_behind() {
 #[test]
 fn scores_come_before_the_sample_of_the_same_row() {
     let tiny = Tiny::read(MODEL);
-    let mut driver = driver(&tiny.checkpoint(), Precision::Exact);
+    let mut driver = driver(&tiny.checkpoint(), EXACT);
     let prompt = tokens(6, 10);
     let whole = driver.score(0, &prompt, prompt.len(), 2);
 
@@ -146,8 +154,12 @@ fn scores_come_before_the_sample_of_the_same_row() {
 
 #[test]
 fn a_copied_block_reads_as_its_source_and_then_goes_its_own_way() {
+    [EXACT, BYTES].into_iter().for_each(check_copied_block);
+}
+
+fn check_copied_block(arithmetic: Arithmetic) {
     let tiny = Tiny::read(MODEL);
-    let mut driver = driver(&tiny.checkpoint(), Precision::Exact);
+    let mut driver = driver(&tiny.checkpoint(), arithmetic);
     let prompt = tokens(8, 24);
     let branches = [tokens(9, 9), tokens(10, 9)];
     let expected = branches.each_ref().map(|branch| {
@@ -172,15 +184,19 @@ fn a_copied_block_reads_as_its_source_and_then_goes_its_own_way() {
     driver.run();
     assert_eq!(driver.output.finished_copies, [CopyId(77)]);
     for (row, expected) in expected.iter().enumerate() {
-        assert_eq!(&driver.positions(row), expected);
+        assert_eq!(&driver.positions(row), expected, "{arithmetic:?}");
     }
 }
 
 #[test]
 fn a_block_that_comes_back_from_the_host_reads_as_it_did() {
+    [EXACT, BYTES].into_iter().for_each(check_block_from_host);
+}
+
+fn check_block_from_host((precision, kv_element): Arithmetic) {
     let tiny = Tiny::read(MODEL);
-    let config = RunnerConfig { num_host_blocks: 3, ..runner_config() };
-    let mut driver = Driver::new(Precision::Exact, &tiny.checkpoint(), &config);
+    let config = RunnerConfig { num_host_blocks: 3, kv_element, ..runner_config() };
+    let mut driver = Driver::new(precision, &tiny.checkpoint(), &config);
     let (prompt, branch) = (tokens(8, 32), tokens(9, 9));
     let whole = [prompt.as_slice(), &branch].concat();
     let expected = driver.score(0, &whole, whole.len(), 1)[prompt.len()..].to_vec();
@@ -205,13 +221,13 @@ fn a_block_that_comes_back_from_the_host_reads_as_it_did() {
     (moved.len, moved.blocks) = (sequence.len, sequence.blocks);
     driver.row(&mut moved, &branch, Ask { score: Some((0, &branch[1..])), num_top: 1, sample: false });
     driver.run();
-    assert_eq!(driver.positions(0), expected);
+    assert_eq!(driver.positions(0), expected, "{kv_element:?}");
 }
 
 #[test]
 fn a_step_of_nothing_but_a_copy_reports_it() {
     let tiny = Tiny::read(MODEL);
-    let mut driver = driver(&tiny.checkpoint(), Precision::Exact);
+    let mut driver = driver(&tiny.checkpoint(), EXACT);
     driver.copy(5, BlockId(0), BlockId(1));
     let output = driver.run();
     assert_eq!((output.finished_copies.as_slice(), output.rows.len()), ([CopyId(5)].as_slice(), 0));
@@ -231,8 +247,8 @@ fn a_poisoned_row_fails_alone() {
     let poisoned = [&sound[0][..], &[POISON], &sound[1]].concat();
     let greedy = SamplingParams { max_tokens: 3, ..SamplingParams::default() };
 
-    for precision in [Precision::Exact, Precision::Native] {
-        let mut driver = driver(&tiny.checkpoint(), precision);
+    for arithmetic in [EXACT, NATIVE, BYTES] {
+        let mut driver = driver(&tiny.checkpoint(), arithmetic);
         let alone: Vec<TokenId> =
             sound.iter().map(|prompt| driver.generate(0, prompt, prompt.len(), &greedy)[0]).collect();
 
@@ -242,7 +258,7 @@ fn a_poisoned_row_fails_alone() {
             sequence
         });
         driver.run();
-        assert_eq!((driver.sampled(0), driver.sampled(2)), (alone[0], alone[1]), "{precision:?}");
+        assert_eq!((driver.sampled(0), driver.sampled(2)), (alone[0], alone[1]), "{arithmetic:?}");
         assert_eq!(driver.output.rows[1].fault, Some(RowFault::NonFiniteLogits));
         assert!(driver.output.rows[1].tokens.is_empty());
 
@@ -251,7 +267,7 @@ fn a_poisoned_row_fails_alone() {
         heir.blocks = fallen.blocks;
         driver.row(&mut heir, &sound[1], Ask::sample());
         driver.run();
-        assert_eq!(driver.sampled(0), alone[1], "{precision:?}, in blocks that held NaN");
+        assert_eq!(driver.sampled(0), alone[1], "{arithmetic:?}, in blocks that held NaN");
     }
 }
 

@@ -7,6 +7,7 @@ use model_format::{ConfigSource, Gguf, ModelConfig, Safetensors, TensorFormat, g
 use model_runner::{Checkpoint, LoadProgress, ModelError, ModelRunner, RunnerConfig, check_architecture, plan_memory};
 use serde_json::{Map, Value, json};
 use serving_types::{Batch, BatchOutput, BlockId, Executor, OpenSlot, Row, RowInput, RowSlot, SamplingParams};
+use tensor_backend::{Element, KvElement};
 
 use crate::{
     driver::{Driver, cpu, runner_config},
@@ -230,22 +231,25 @@ fn dummy_weights_are_seeded_and_finite() {
 fn the_ledger_is_what_the_shapes_say() {
     let tiny = Tiny::read("llama-llama3-rope");
     let checkpoint = tiny.checkpoint();
-    let backend = cpu(Precision::Exact);
-    let config = runner_config();
-    let plan = plan_memory(&backend, &checkpoint, &config).expect("a plan");
-    let bytes_of = |name: &str| plan.entries.iter().find(|entry| entry.name == name).expect("a line").bytes;
-    // 2 layers, keys and values, 16 tokens, 2 heads of 16 elements of 4 bytes.
-    assert_eq!(plan.block_bytes, 2 * 2 * 16 * 2 * 16 * 4);
-    assert_eq!(bytes_of("kv blocks"), 64 * plan.block_bytes);
-    assert_eq!(bytes_of("norms and biases"), 5 * 64 * 4);
-    assert_eq!(bytes_of("rotary table"), 128 * 16 * 4);
-    // 64 logit rows of 128 tokens.
-    assert_eq!(bytes_of("logits"), 64 * 128 * 4);
-    assert!(bytes_of("weights") > 0);
+    // Heads of 16 elements: 4 bytes each, or one each and a scale.
+    for (kv_element, head_bytes) in [(Element::F32.into(), 16 * 4), (KvElement::Int8, 16 + 4)] {
+        let backend = cpu(Precision::Exact);
+        let config = RunnerConfig { kv_element, ..runner_config() };
+        let plan = plan_memory(&backend, &checkpoint, &config).expect("a plan");
+        let bytes_of = |name: &str| plan.entries.iter().find(|entry| entry.name == name).expect("a line").bytes;
+        // 2 layers, keys and values, 16 tokens, 2 heads.
+        assert_eq!(plan.block_bytes, 2 * 2 * 16 * 2 * head_bytes);
+        assert_eq!(bytes_of("kv blocks"), 64 * plan.block_bytes);
+        assert_eq!(bytes_of("norms and biases"), 5 * 64 * 4);
+        assert_eq!(bytes_of("rotary table"), 128 * 16 * 4);
+        // 64 logit rows of 128 tokens.
+        assert_eq!(bytes_of("logits"), 64 * 128 * 4);
+        assert!(bytes_of("weights") > 0);
 
-    let runner = ModelRunner::load(backend, &checkpoint, &config, &mut |_| {}).expect("the model loads");
-    assert_eq!(runner.memory(), plan.entries);
-    assert_eq!(runner.limits().num_blocks, 64);
+        let runner = ModelRunner::load(backend, &checkpoint, &config, &mut |_| {}).expect("the model loads");
+        assert_eq!(runner.memory(), plan.entries);
+        assert_eq!(runner.limits().num_blocks, 64);
+    }
 }
 
 #[test]

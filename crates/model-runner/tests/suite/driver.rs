@@ -16,7 +16,7 @@ pub(crate) fn runner_config() -> RunnerConfig {
         block_size: 16,
         num_blocks: 64,
         num_host_blocks: 0,
-        kv_element: Element::F32,
+        kv_element: Element::F32.into(),
         max_model_len: 128,
         max_batch_tokens: 128,
         max_batch_rows: 8,

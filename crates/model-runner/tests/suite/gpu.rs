@@ -10,7 +10,7 @@ use model_format::ModelConfig;
 use model_runner::{Checkpoint, Recording, RunnerConfig, WarmUp};
 use serde::Deserialize;
 use serving_types::{BlockId, HostBlockId, HostCopy, SamplingParams, TokenId};
-use tensor_backend::Element;
+use tensor_backend::{Element, KvElement};
 
 use crate::{
     driver::{Ask, Driver, Position, Sequence, runner_config},
@@ -25,8 +25,9 @@ struct OfTransformers {
     mean_abs_logprob_difference: f64,
 }
 
-/// The backend, if this machine has what it takes.
-fn backend(element: Element, arithmetic: Arithmetic) -> Option<CudaBackend> {
+/// The backend that computes in the element of its KV pool, if this machine has what it takes.
+fn backend(kv_element: KvElement, arithmetic: Arithmetic) -> Option<CudaBackend> {
+    let KvElement::Float(element) = kv_element else { panic!("{kv_element:?} on a GPU") };
     match CudaBackend::open(&CudaConfig { element, arithmetic, ..CudaConfig::default() }) {
         Ok(backend) => Some(backend),
         Err(error) => {
@@ -49,7 +50,7 @@ fn smollm2(config: &RunnerConfig) -> Option<Driver<CudaBackend>> {
 }
 
 fn bf16_config() -> RunnerConfig {
-    RunnerConfig { kv_element: Element::BF16, max_batch_rows: 32, warm_up: WarmUp::EveryOp, ..smollm2_config() }
+    RunnerConfig { kv_element: Element::BF16.into(), max_batch_rows: 32, warm_up: WarmUp::EveryOp, ..smollm2_config() }
 }
 
 /// Distance from the reference, summed over positions.
@@ -371,7 +372,7 @@ fn in_batch_invariant_arithmetic_results_depend_on_nothing_but_the_request() {
     for model in models {
         let checkpoint = Checkpoint::dummy(model, 5).expect("a supported architecture");
         let config = RunnerConfig {
-            kv_element: Element::BF16,
+            kv_element: Element::BF16.into(),
             max_model_len: 1024,
             max_batch_tokens: 600,
             max_batch_rows: 32,
@@ -444,7 +445,7 @@ fn every_architecture_is_near_to_the_exact_cpu_path() {
             RunnerConfig { max_model_len: 1024, max_batch_tokens: 600, max_top_logprobs: 20, ..runner_config() };
         let expected = Driver::new(Precision::Exact, &checkpoint, &config).score(0, &tokens, 600, 20);
         for (element, tolerance) in [(Element::BF16, 0.1), (Element::F16, 1.5e-2)] {
-            let config = RunnerConfig { kv_element: element, num_blocks: 160, ..config };
+            let config = RunnerConfig { kv_element: element.into(), num_blocks: 160, ..config };
             let Some(mut driver) = driver(&checkpoint, &config) else { return };
             for (slot, chunk) in [(0, 600), (1, 37), (2, 1)] {
                 let scored = driver.score(slot, &tokens, chunk, 20);

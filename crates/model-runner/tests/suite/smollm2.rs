@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use backend_cpu::Precision;
+use model_format::{TensorFormat, dequantize, gguf::Writer, quantize};
 use model_runner::{Checkpoint, RunnerConfig};
 use serde::Deserialize;
 use serving_types::{SamplingParams, TokenId};
-use tensor_backend::Element;
+use tensor_backend::{Element, KvElement};
 
 use crate::{
     driver::{Ask, Driver, Position, runner_config},
@@ -76,16 +77,41 @@ pub(crate) fn smollm2_config() -> RunnerConfig {
 }
 
 /// The model on the CPU, with room for every test here.
-fn driver(precision: Precision) -> Option<Driver> {
-    let file = model_file()?;
-    let checkpoint = Checkpoint::from_gguf(&parse_gguf(&file), &file).expect("a valid checkpoint");
-    let kv_element = match precision {
-        Precision::Exact => Element::F32,
-        Precision::Native => Element::F16,
-    };
-    let config = RunnerConfig { kv_element, ..smollm2_config() };
-    Some(Driver::new(precision, &checkpoint, &config))
+fn driver(precision: Precision, kv_element: KvElement) -> Option<Driver> {
+    Some(driver_of(&model_file()?, precision, kv_element))
 }
+
+fn driver_of(file: &[u8], precision: Precision, kv_element: KvElement) -> Driver {
+    let checkpoint = Checkpoint::from_gguf(&parse_gguf(file), file).expect("a valid checkpoint");
+    Driver::new(precision, &checkpoint, &RunnerConfig { kv_element, ..smollm2_config() })
+}
+
+/// The same model with its matrices in bfloat16.
+fn in_bfloat16(file: &[u8]) -> Vec<u8> {
+    let gguf = parse_gguf(file);
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata().iter() {
+        writer.metadata(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let stored = &file[tensor.data.clone()];
+        if tensor.shape.len() < 2 {
+            writer.tensor(&tensor.name, tensor.format, &tensor.shape, stored);
+            continue;
+        }
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        dequantize(tensor.format, stored, &mut values);
+        writer.tensor(&tensor.name, TensorFormat::BF16, &tensor.shape, &quantize(TensorFormat::BF16, &values));
+    }
+    writer.finish()
+}
+
+fn exact() -> Option<Driver> {
+    driver(Precision::Exact, Element::F32.into())
+}
+
+/// What the CPU takes by default, and with bytes as keys and values.
+const NATIVE: [KvElement; 2] = [KvElement::Float(Element::F16), KvElement::Int8];
 
 pub(crate) fn perplexity(positions: &[Position]) -> f64 {
     let sum: f64 = positions.iter().map(|position| f64::from(-position.logprob)).sum();
@@ -94,7 +120,7 @@ pub(crate) fn perplexity(positions: &[Position]) -> f64 {
 
 #[test]
 fn the_exact_path_gives_the_golden_ids_and_log_probabilities() {
-    let Some(mut driver) = driver(Precision::Exact) else { return };
+    let Some(mut driver) = exact() else { return };
     let golden: Golden = fixture("golden.json");
     let sampling = SamplingParams { logprobs: Some(5), ..SamplingParams::default() };
     let mut sequences = Vec::new();
@@ -122,7 +148,7 @@ fn the_exact_path_gives_the_golden_ids_and_log_probabilities() {
 
 #[test]
 fn the_exact_path_has_the_reference_perplexity() {
-    let Some(mut driver) = driver(Precision::Exact) else { return };
+    let Some(mut driver) = exact() else { return };
     let text: Perplexity = fixture("perplexity-ids.json");
     let found = perplexity(&driver.score(0, &text.ids, 512, 0));
     assert!((found / text.ppl - 1.0).abs() < 1e-3, "{found} for {}", text.ppl);
@@ -130,22 +156,40 @@ fn the_exact_path_has_the_reference_perplexity() {
 
 #[test]
 fn the_native_path_keeps_the_perplexity_however_the_prompt_is_cut() {
-    let Some(mut driver) = driver(Precision::Native) else { return };
+    NATIVE.into_iter().for_each(check_perplexity);
+}
+
+fn check_perplexity(kv_element: KvElement) {
+    let Some(mut driver) = driver(Precision::Native, kv_element) else { return };
     let text: Perplexity = fixture("perplexity-ids.json");
     let scored = driver.score(0, &text.ids, 512, 0);
     let found = perplexity(&scored);
-    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{kv_element:?}: {found} for {}", text.ppl);
 
     // Chunks of other sizes, down to decode rows, give the same bits.
     let start = &text.ids[..160];
     for (slot, chunk) in [(1, 159), (2, 50), (3, 1)] {
-        assert_eq!(driver.score(slot, start, chunk, 0), scored[..159], "chunks of {chunk}");
+        assert_eq!(driver.score(slot, start, chunk, 0), scored[..159], "{kv_element:?}, chunks of {chunk}");
     }
+}
+
+/// Activations are rounded to bfloat16 for such weights.
+#[test]
+fn bfloat16_weights_keep_the_perplexity() {
+    let Some(file) = model_file() else { return };
+    let text: Perplexity = fixture("perplexity-ids.json");
+    let found =
+        perplexity(&driver_of(&in_bfloat16(&file), Precision::Native, Element::F16.into()).score(0, &text.ids, 512, 0));
+    assert!((found / text.ppl - 1.0).abs() < 1e-2, "{found} for {}", text.ppl);
 }
 
 #[test]
 fn the_native_path_agrees_where_the_reference_is_sure() {
-    let Some(mut driver) = driver(Precision::Native) else { return };
+    NATIVE.into_iter().for_each(check_agreement);
+}
+
+fn check_agreement(kv_element: KvElement) {
+    let Some(mut driver) = driver(Precision::Native, kv_element) else { return };
     let golden: Golden = fixture("golden.json");
     let mut num_sure = 0;
     for (slot, case) in (0..).zip(&golden.cases) {
@@ -155,7 +199,7 @@ fn the_native_path_agrees_where_the_reference_is_sure() {
         for (step, (position, top)) in outputs.iter().zip(&case.top5_logprobs).enumerate() {
             if top[0].1 - top[1].1 > 0.2 {
                 num_sure += 1;
-                assert_eq!(position.top[0].0, top[0].0, "chat {slot}, output {step}");
+                assert_eq!(position.top[0].0, top[0].0, "{kv_element:?}, chat {slot}, output {step}");
             }
         }
     }

@@ -29,14 +29,14 @@ pub(crate) async fn host_copy(args: &HostCopyArgs) -> Result<()> {
     let _stop = started.stop_at_end();
     output::note(started.describe());
     let bench = HostCopy::new(&started, args)?;
-    let rates = device::copy_rates(started.gpu, RATE_BYTES)?;
+    let rates = device::copy_rates(started.model.gpu, RATE_BYTES)?;
     let first = bench.compute_prefixes().await?;
     bench.fill(1).await?;
     let alone = bench.return_alone().await?;
     bench.fill(2).await?;
     let beside = bench.return_beside_decodes().await?;
 
-    let bytes = f64::from(bench.prefix_blocks()) * started.settings.block_bytes as f64;
+    let bytes = f64::from(bench.prefix_blocks()) * started.model.settings.block_bytes as f64;
     let bytes_ms = bytes / rates.to_device * 1e3;
     let copy_ms = median_ms(&alone.ttft) - median_ms(&first.hit_ttft);
     let figures = json!({
@@ -60,7 +60,7 @@ pub(crate) async fn host_copy(args: &HostCopyArgs) -> Result<()> {
         "first_tokens_equal_to_device_hit": bench.num_equal(&first_of(&first.hit_tokens), &beside.tokens),
         "requests": args.num_prefixes,
     });
-    print(&started, figures)
+    print(&started.model, figures)
 }
 
 /// The workload.
@@ -126,7 +126,7 @@ impl<'a> HostCopy<'a> {
                 limits.num_host_blocks
             );
         }
-        let seed = started.settings.seed;
+        let seed = started.model.settings.seed;
         let requests = workload::draw(args.num_prefixes, prompt_len, args.output_len, limits.vocab_size, seed);
         Ok(Self { engine: &started.engine, args, seed, requests })
     }

@@ -1,8 +1,10 @@
-//! `pagewise bench`: the engine alone, in this process, under requests in token ids. Figures go to stdout as JSON. Knows no
-//! text and no server.
+//! `pagewise bench`: the engine alone, in this process, under requests in token ids, or the model alone. Figures go to stdout
+//! as JSON. Knows no text and no server.
 
 mod figures;
 mod host_copy;
+mod quality;
+mod scorer;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -21,10 +23,11 @@ use tokio::task::JoinSet;
 
 use crate::cli::{LatencyArgs, ThroughputArgs};
 use crate::phases::Phases;
-use crate::wiring::{self, Profile, Started};
+use crate::wiring::{self, Model, Profile, Started};
 use crate::{output, report};
 use figures::Figures;
 pub(crate) use host_copy::host_copy;
+pub(crate) use quality::quality;
 use workload::Request;
 
 /// Runs `pagewise bench throughput`.
@@ -41,7 +44,7 @@ pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
     if let Some(file) = output_tokens {
         file.write(&run)?;
     }
-    print(&started, Figures::new(&run).into_json())
+    print(&started.model, Figures::new(&run).into_json())
 }
 
 /// Runs `pagewise bench latency`.
@@ -72,11 +75,11 @@ pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
     if args.profile_gaps {
         figures["device_idle_between_steps_ms"] = report::percentiles_ms(&mut gaps);
     }
-    print(&started, figures)
+    print(&started.model, figures)
 }
 
 fn draw(started: &Started, num_requests: u32, input_len: u32, output_len: u32) -> Vec<Request> {
-    workload::draw(num_requests, input_len, output_len, started.engine.limits().vocab_size, started.settings.seed)
+    workload::draw(num_requests, input_len, output_len, started.engine.limits().vocab_size, started.model.settings.seed)
 }
 
 /// What a run produced.
@@ -147,10 +150,10 @@ async fn receive(mut handle: RequestHandle, start: Instant) -> Result<Answered> 
 }
 
 /// The figures, with what they were measured on.
-fn print(started: &Started, mut figures: Value) -> Result<()> {
-    let settings: Vec<String> = started.settings.to_string().lines().map(str::to_string).collect();
-    figures["model"] = json!(started.files.name);
-    figures["device"] = json!(started.device);
+fn print(model: &Model, mut figures: Value) -> Result<()> {
+    let settings: Vec<String> = model.settings.to_string().lines().map(str::to_string).collect();
+    figures["model"] = json!(model.files.name);
+    figures["device"] = json!(model.device);
     figures["settings"] = json!(settings);
     output::print_line(format_args!("{figures:#}"))
 }

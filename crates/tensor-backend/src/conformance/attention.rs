@@ -7,19 +7,25 @@ use serving_types::{BlockCopy, BlockId, CopyId, HostBlockId, HostCopy};
 use super::Options;
 use super::fixture::{
     Random, RowSpec, assert_close, assert_same, buffer_of, parameters, poisoned, read_poisoned, rounded, step_of,
+    stored,
 };
 use super::reference::{attend, rms_norm, rotate};
 use super::shapes::{ATTENTION, ATTENTION_STEPS, AttentionShape};
 use crate::{
-    AttentionLayout, Backend, Element, InputLimits, KvLayout, PagedAttention, QkNorm, RopeAppend, RotaryFrequencies,
+    AttentionLayout, Backend, Element, InputLimits, KvElement, KvLayout, PagedAttention, QkNorm, RopeAppend,
+    RotaryFrequencies,
 };
 
 const NUM_LAYERS: usize = 2;
 
+/// Largest error of attention over keys and values in bytes, relative to the size of its results. An element is off by up to
+/// half a step, about a hundredth of a head's typical magnitude, and so are scores, which weigh the values.
+const INT8_TOLERANCE: f64 = 0.05;
+
 /// Rows whose whole context is known: what the keys and values at each position are, and the queries of the new tokens.
 struct Scene {
     shape: AttentionShape,
-    element: Element,
+    element: KvElement,
     rows: Vec<RowSpec>,
     num_blocks: usize,
     /// For each row, `[positions][(heads + 2 kv heads) * head_dim]`.
@@ -37,7 +43,7 @@ struct Device<B: Backend> {
 }
 
 impl Scene {
-    fn new(shape: AttentionShape, steps: &[(usize, usize)], element: Element, activation: Element) -> Self {
+    fn new(shape: AttentionShape, steps: &[(usize, usize)], element: KvElement, activation: Element) -> Self {
         let mut random = Random::new((shape.head_dim * 3 + shape.block_size + steps.len()) as u64);
         let blocks_of = |&(start, new): &(usize, usize)| (start + new).div_ceil(shape.block_size);
         // A few blocks belong to nobody.
@@ -55,8 +61,11 @@ impl Scene {
             })
             .collect();
         let cols = Self::cols_of(shape);
-        let contexts =
-            rows.iter().map(|row| rounded(&rounded(&random.values(row.end() * cols), activation), element)).collect();
+        let mut context = |row: &RowSpec| {
+            let values = rounded(&random.values(row.end() * cols), activation);
+            stored(&values, shape.head_dim, element)
+        };
+        let contexts = rows.iter().map(&mut context).collect();
         Self { shape, element, rows, num_blocks, contexts }
     }
 
@@ -266,7 +275,7 @@ pub fn check_rope_append<B: Backend>(backend: &mut B, options: &Options) {
 fn check_rope_append_of<B: Backend>(
     backend: &mut B,
     options: &Options,
-    (shape, element, eps): (AttentionShape, Element, Option<f32>),
+    (shape, element, eps): (AttentionShape, KvElement, Option<f32>),
 ) {
     let what = format!("rope, {shape:?}, {element:?}, norm {eps:?}");
     let AttentionShape { num_heads, num_kv_heads, head_dim, .. } = shape;
@@ -331,20 +340,22 @@ fn check_rope_append_of<B: Backend>(
     backend.paged_attention(op).expect("attention");
     let attended = read_poisoned(backend, &out, num_tokens, &what);
     // Keys and values as the pool stores them; queries as they are.
-    let stored: Vec<f32> = got
+    let in_pool: Vec<f32> = got
         .chunks_exact(cols)
         .flat_map(|row| {
             let (queries, keys_values) = row.split_at(num_heads * head_dim);
-            [queries.to_vec(), rounded(keys_values, element)].concat()
+            [queries.to_vec(), stored(keys_values, head_dim, element)].concat()
         })
         .collect();
-    let (first, second) = stored.split_at(21 * cols);
-    let expected: Vec<f64> = (0..21)
-        .map(|position| (first, position))
-        .chain((0..2).map(|position| (second, position)))
-        .flat_map(|(context, position)| attend_position(&shape, context, position, scene.scale()))
-        .collect();
-    assert_close(&format!("{what}, attention"), &attended, &expected, options.float_tolerance);
+    let expected = |contexts: &[f32]| -> Vec<f64> {
+        let (first, second) = contexts.split_at(21 * cols);
+        let positions = (0..21).map(|position| (first, position)).chain((0..2).map(|position| (second, position)));
+        positions.flat_map(|(context, position)| attend_position(&shape, context, position, scene.scale())).collect()
+    };
+    assert_close(&format!("{what}, attention"), &attended, &expected(&in_pool), options.float_tolerance);
+    if element == KvElement::Int8 {
+        assert_close(&format!("{what}, what bytes lose"), &attended, &expected(&got), INT8_TOLERANCE);
+    }
 }
 
 /// Copies of whole blocks, of all layers, in the order given: a row that moves to the copies attends as before.
@@ -419,7 +430,7 @@ pub fn check_host_copies<B: Backend>(backend: &mut B, options: &Options) {
 
 /// Two rows, of which the second only makes the pool larger; its blocks are what the first one's are copied to. All layers
 /// hold the same context, appended layer by layer.
-fn scene_of_copies<B: Backend>(backend: &mut B, shape: AttentionShape, element: Element) -> (Scene, Device<B>) {
+fn scene_of_copies<B: Backend>(backend: &mut B, shape: AttentionShape, element: KvElement) -> (Scene, Device<B>) {
     let context = shape.block_size + 9;
     let steps = [(context, 2), (context + shape.block_size, 2)];
     let scene = Scene::new(shape, &steps, element, backend.activation_element());

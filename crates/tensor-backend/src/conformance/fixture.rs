@@ -4,8 +4,8 @@ use model_format::TensorFormat;
 use serving_types::{RowSlot, TokenId};
 
 use crate::{
-    AttentionLayout, Backend, Element, InputLimits, LogitJob, SamplerLimits, StepInputs, TableUpdate, WeightPart,
-    WeightRole,
+    AttentionLayout, Backend, Element, InputLimits, KvElement, LogitJob, SamplerLimits, StepInputs, TableUpdate,
+    WeightPart, WeightRole,
 };
 
 /// A stored matrix and its exact values.
@@ -82,6 +82,19 @@ pub(super) fn rounded(values: &[f32], element: Element) -> Vec<f32> {
     let mut out = vec![0.0; values.len()];
     model_format::dequantize(format, &model_format::quantize(format, values), &mut out);
     out
+}
+
+/// Values as a KV pool gives them back: whole heads of `head_dim`.
+pub(super) fn stored(values: &[f32], head_dim: usize, element: KvElement) -> Vec<f32> {
+    match element {
+        KvElement::Float(element) => rounded(values, element),
+        KvElement::Int8 => values.chunks_exact(head_dim).flat_map(in_bytes).collect(),
+    }
+}
+
+fn in_bytes(head: &[f32]) -> impl Iterator<Item = f32> {
+    let max = head.iter().fold(0.0, |max: f32, value| max.max(value.abs()));
+    head.iter().map(move |value| (value * (127.0 / max)).round_ties_even() * (max / 127.0))
 }
 
 /// Activations of variance 1 that the backend holds exactly.

@@ -11,18 +11,22 @@ use super::reference::{dot, rms_norm, silu};
 use super::shapes::{PRODUCTS, ProductShape};
 use crate::{Backend, GatedMatMul, MatMul, MatMulAddRmsNorm, RowOrder, WeightPart, WeightRole};
 
-fn tolerance(options: &Options, formats: &[TensorFormat]) -> f64 {
-    let quantised = formats.iter().any(|format| format.block_len() > 1);
-    if quantised { options.quantised_tolerance } else { options.float_tolerance }
+pub(super) fn tolerance(options: &Options, formats: &[TensorFormat]) -> f64 {
+    let of_format = |format: &TensorFormat| match format {
+        TensorFormat::BF16 => options.bfloat16_tolerance,
+        _ if format.block_len() > 1 => options.quantised_tolerance,
+        _ => options.float_tolerance,
+    };
+    formats.iter().map(of_format).fold(0.0, f64::max)
 }
 
 /// The dot product of activations and a weight's row, and the size of such a product of independent numbers: rounding
 /// activations to so many bits makes an error in proportion to it, however small the sum.
-fn product(x: &[f32], row: &[f32]) -> Expected {
+pub(super) fn product(x: &[f32], row: &[f32]) -> Expected {
     Expected { value: dot(x, row), size: (dot(x, x) * dot(row, row) / x.len() as f64).sqrt() }
 }
 
-fn multiply<B: Backend>(
+pub(super) fn multiply<B: Backend>(
     backend: &mut B,
     weight: &B::Weight,
     bias: Option<&B::Buffer>,
@@ -33,6 +37,18 @@ fn multiply<B: Backend>(
     let mut out = poisoned(backend, rows, n);
     backend.matmul(MatMul { x: &x, weight, bias, out: &mut out, rows }).expect("a product");
     read_poisoned(backend, &out, rows, "product")
+}
+
+pub(super) fn multiply_gated<B: Backend>(
+    backend: &mut B,
+    weight: &B::Weight,
+    x: &[f32],
+    (rows, n): (usize, usize),
+) -> Vec<f32> {
+    let x = buffer_of(backend, x.len() / rows, x);
+    let mut out = poisoned(backend, rows, n);
+    backend.gated_matmul(GatedMatMul { x: &x, weight, out: &mut out, rows }).expect("a gated product");
+    read_poisoned(backend, &out, rows, "gated product")
 }
 
 /// Products of every format and shape, with and without bias; of parts of mixed formats and interleaved rows; each row as
@@ -183,14 +199,7 @@ fn check_gated_product<B: Backend>(
     // Small activations, so that the gate is neither closed nor open.
     let small: Vec<f32> = random.values(rows * k).iter().map(|x| x / (k as f32).sqrt()).collect();
     let x = super::fixture::rounded(&small, backend.activation_element());
-    let mut run = |x: &[f32], rows: usize| {
-        let x = buffer_of(backend, k, x);
-        let mut out = poisoned(backend, rows, n);
-        let op = GatedMatMul { x: &x, weight: &weight, out: &mut out, rows };
-        backend.gated_matmul(op).expect("a gated product");
-        read_poisoned(backend, &out, rows, &what)
-    };
-    let got = run(&x, rows);
+    let got = multiply_gated(backend, &weight, &x, (rows, n));
     let expected: Vec<Expected> = x
         .chunks_exact(k)
         .flat_map(|x| (0..n).map(|col| gated(&product(x, gate.row(col)), &product(x, up.row(col)))).collect::<Vec<_>>())
@@ -198,56 +207,13 @@ fn check_gated_product<B: Backend>(
     let tolerance = tolerance(options, &formats);
     assert_within(&what, &got, &expected, tolerance);
     for row in [0, rows / 2, rows - 1] {
-        let alone = run(&x[row * k..(row + 1) * k], 1);
+        let alone = multiply_gated(backend, &weight, &x[row * k..(row + 1) * k], (1, n));
         assert_same(&what, &got[row * n..(row + 1) * n], &alone, options.bitwise_rows, tolerance);
     }
 }
 
 /// `silu(gate) * up`, with the errors of both; the slope of silu is at most 1.1.
-fn gated(gate: &Expected, up: &Expected) -> Expected {
+pub(super) fn gated(gate: &Expected, up: &Expected) -> Expected {
     let size = 1.1 * gate.size * (up.value.abs() + 0.1 * up.size) + silu(gate.value).abs() * up.size;
     Expected { value: silu(gate.value) * up.value, size }
-}
-
-/// Rows of zeros, of huge and of tiny values, and a row with a NaN or an infinity, which spoils itself and no other.
-///
-/// # Panics
-/// If a check fails.
-pub fn check_special_values<B: Backend>(backend: &mut B, options: &Options) {
-    let (k, n) = (256, 20);
-    for &format in &options.formats {
-        let what = format!("product {format} of special values");
-        let weight = StoredMatrix::random(format, n, k, &mut Random::new(5));
-        let loaded = backend.load_weight(&[weight.part()], WeightRole::Product).expect("a weight");
-        let ordinary = activations(backend, k, &mut Random::new(6));
-        let scaled = |factor: f32| -> Vec<f32> { ordinary.iter().map(|x| x * factor).collect() };
-        let mut with_nan = ordinary.clone();
-        with_nan[70] = f32::NAN;
-        let mut with_infinity = ordinary.clone();
-        with_infinity[255] = f32::INFINITY;
-        // Half precision ends at 65504, and its smallest normal number is 6e-5.
-        let finite = [vec![0.0; k], ordinary.clone(), scaled(1024.0), scaled(1.0 / 1024.0)];
-        for spoiled in [with_nan, with_infinity] {
-            let x = [finite.concat(), spoiled].concat();
-            let got = multiply(backend, &loaded, None, &x, (5, n));
-            for (row, x) in finite.iter().enumerate() {
-                let expected: Vec<Expected> = (0..n).map(|col| product(x, weight.row(col))).collect();
-                let got = &got[row * n..(row + 1) * n];
-                assert_within(&format!("{what}, row {row}"), got, &expected, tolerance(options, &[format]));
-            }
-            assert!(
-                got[4 * n..].iter().all(|value| !value.is_finite()),
-                "{what}: the spoiled row is {:?}",
-                &got[4 * n..]
-            );
-        }
-        let zero = StoredMatrix {
-            bytes: model_format::quantize(format, &vec![0.0; n * k]),
-            values: vec![0.0; n * k],
-            ..StoredMatrix::random(format, n, k, &mut Random::new(5))
-        };
-        let loaded = backend.load_weight(&[zero.part()], WeightRole::Product).expect("a weight");
-        let got = multiply(backend, &loaded, None, &ordinary, (1, n));
-        assert!(got.iter().all(|&value| value == 0.0), "{what}: zero weights");
-    }
 }

@@ -16,7 +16,7 @@ const fn product(rows: usize, k: usize, n: usize) -> ProductShape {
 }
 
 /// Shapes of plain and gated products.
-pub const PRODUCTS: [ProductShape; 12] = [
+pub const PRODUCTS: [ProductShape; 14] = [
     product(1, 32, 1),
     product(1, 64, 16),
     product(1, 576, 33),
@@ -29,6 +29,8 @@ pub const PRODUCTS: [ProductShape; 12] = [
     product(33, 64, 65),
     product(37, 288, 7),
     product(70, 96, 40),
+    product(9, 128, 90),
+    product(17, 192, 47),
 ];
 
 /// Columns of norms and embeddings.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::plot::{self, Curve, Ratio, escaped};
 use super::waterfall::waterfall;
-use super::{History, Machine, figures, verdict, when};
+use super::{History, Machine, figures, roofline, verdict, when};
 use crate::bench::recorded::{Point, Recorded, Side, Sweep, figure};
 
 const STYLE: &str = "
@@ -26,6 +26,8 @@ svg .tick { text-anchor: middle; fill: var(--soft) } svg .grid { stroke: var(--f
 svg .goal { fill: var(--goal) } svg .part { fill: var(--mark) } svg .sum { --mark: var(--soft) } svg circle { fill: var(--mark); fill-opacity: .7 }
 svg .frame { fill: none; stroke: var(--faint) } svg .label { text-anchor: end }
 svg .c1 { --mark: var(--good) } svg .c2 { --mark: var(--bad) } svg .c3 { --mark: var(--soft) }
+svg .roof { stroke: var(--soft); stroke-width: 1.5; fill: none } svg .leader { stroke: var(--faint); fill: none }
+svg .small { font-size: 12px } svg .soft { fill: var(--soft) } details { margin: .5rem 0 } summary { cursor: pointer }
 svg .median, svg polyline { stroke: var(--mark); stroke-width: 2; fill: none }
 ";
 
@@ -43,6 +45,7 @@ pub(super) fn page(machines: &[Machine<'_>]) -> String {
         }
         curves(&mut page, machine);
         sums(&mut page, machine);
+        page += &roofline::html(machine);
         if !machine.measurements.is_empty() {
             measurements(&mut page, &machine.measurements);
         }

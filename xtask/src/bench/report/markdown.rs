@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Machine, figures, verdict, when};
+use super::{Machine, figures, roofline, verdict, when};
 use crate::bench::recorded::{Side, figure};
 
 pub(super) fn page(machines: &[Machine<'_>]) -> String {
@@ -27,6 +27,7 @@ pub(super) fn page(machines: &[Machine<'_>]) -> String {
                 when(row)
             );
         }
+        page += &roofline::markdown(machine);
         if !machine.measurements.is_empty() {
             page += "\n| measured | figure | goal | | when |\n|---|---|---|---|---|\n";
         }

@@ -4,6 +4,8 @@
 mod html;
 mod markdown;
 mod plot;
+mod roofline;
+mod roofline_plot;
 mod waterfall;
 
 use std::collections::BTreeMap;
@@ -23,12 +25,41 @@ pub(crate) struct Args {
 }
 
 /// What was recorded on one machine.
+#[derive(Default)]
 struct Machine<'a> {
     name: &'a str,
     /// Ratios to peers.
     comparisons: Vec<History<'a>>,
+    /// What the machine does at most.
+    limits: Vec<History<'a>>,
+    /// Ops of a step.
+    ops: Vec<History<'a>>,
+    /// Whole steps beside their bounds.
+    steps: Vec<History<'a>>,
     /// Everything else.
     measurements: Vec<History<'a>>,
+}
+
+/// Where a row stands in the report.
+#[derive(Clone, Copy)]
+enum Kind {
+    Comparison,
+    Limit,
+    Op,
+    Step,
+    Measurement,
+}
+
+impl Kind {
+    fn of(row: &Recorded) -> Self {
+        match row {
+            Recorded { peer: Some(_), .. } => Self::Comparison,
+            Recorded { limit: Some(_), .. } => Self::Limit,
+            Recorded { op: Some(_), .. } => Self::Op,
+            Recorded { step: Some(_), .. } => Self::Step,
+            _ => Self::Measurement,
+        }
+    }
 }
 
 /// All rows of one name, oldest first; at least one.
@@ -75,28 +106,36 @@ pub(super) fn write(rows: &[Recorded], folder: Option<&Path>) -> Result<[PathBuf
 /// By machine and name; machines and names in their order of first appearance.
 fn group(rows: &[Recorded]) -> Vec<Machine<'_>> {
     let mut machines: Vec<Machine<'_>> = Vec::new();
-    let mut places: BTreeMap<(&str, &str), (usize, bool, usize)> = BTreeMap::new();
+    let mut places: BTreeMap<(&str, &str), (usize, Kind, usize)> = BTreeMap::new();
     for row in rows {
-        let is_comparison = row.peer.is_some();
+        let kind = Kind::of(row);
         let known = places.get(&(row.machine.as_str(), row.name.as_str())).copied();
-        let (machine, is_comparison, place) = known.unwrap_or_else(|| {
+        let (machine, kind, place) = known.unwrap_or_else(|| {
             let machine = machines.iter().position(|machine| machine.name == row.machine).unwrap_or_else(|| {
-                machines.push(Machine { name: &row.machine, comparisons: Vec::new(), measurements: Vec::new() });
+                machines.push(Machine { name: &row.machine, ..Machine::default() });
                 machines.len() - 1
             });
-            let histories = histories(&mut machines[machine], is_comparison);
+            let histories = machines[machine].histories(kind);
             histories.push(History { rows: Vec::new() });
-            let place = (machine, is_comparison, histories.len() - 1);
+            let place = (machine, kind, histories.len() - 1);
             places.insert((&row.machine, &row.name), place);
             place
         });
-        histories(&mut machines[machine], is_comparison)[place].rows.push(row);
+        machines[machine].histories(kind)[place].rows.push(row);
     }
     machines
 }
 
-fn histories<'a, 'b>(machine: &'b mut Machine<'a>, is_comparison: bool) -> &'b mut Vec<History<'a>> {
-    if is_comparison { &mut machine.comparisons } else { &mut machine.measurements }
+impl<'a> Machine<'a> {
+    fn histories(&mut self, kind: Kind) -> &mut Vec<History<'a>> {
+        match kind {
+            Kind::Comparison => &mut self.comparisons,
+            Kind::Limit => &mut self.limits,
+            Kind::Op => &mut self.ops,
+            Kind::Step => &mut self.steps,
+            Kind::Measurement => &mut self.measurements,
+        }
+    }
 }
 
 /// A row's figures and its unit, to be read. Nanoseconds become the unit of their size.

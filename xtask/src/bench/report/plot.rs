@@ -101,7 +101,7 @@ pub(super) fn curves(title: &str, curves: &[Curve]) -> String {
 }
 
 /// A logarithmic axis between two places of the plot.
-struct Axis {
+pub(super) struct Axis {
     low: f64,
     high: f64,
     from: f64,
@@ -109,19 +109,24 @@ struct Axis {
 }
 
 impl Axis {
-    fn over(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
+    pub(super) fn over(values: impl Iterator<Item = f64> + Clone, from: f64, to: f64) -> Self {
         let low = values.clone().fold(f64::INFINITY, f64::min) / 1.2;
         let high = values.fold(0.0, f64::max) * 1.2;
         Self { low, high, from, to }
     }
 
-    fn at(&self, value: f64) -> f64 {
+    pub(super) fn at(&self, value: f64) -> f64 {
         let share = (value.clamp(self.low, self.high) / self.low).ln() / (self.high / self.low).ln();
         self.from + (self.to - self.from) * share
     }
 
+    /// The values at its ends, the smaller first.
+    pub(super) fn ends(&self) -> (f64, f64) {
+        (self.low, self.high)
+    }
+
     /// Round values on it, and where they lie.
-    fn ticks(&self) -> Vec<(f64, f64)> {
+    pub(super) fn ticks(&self) -> Vec<(f64, f64)> {
         let powers = (-3..7).map(|power| 10f64.powi(power));
         let round = powers.flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * power));
         round.filter(|value| (self.low..=self.high).contains(value)).map(|value| (value, self.at(value))).collect()
