@@ -1,13 +1,16 @@
-//! Micro-benchmarks of what runs once a step or a token on the host; those of the cache are in its own crate. Knows no private
-//! items.
+//! Micro-benchmarks of what runs once a step or a token on the host, and of the CPU's product; those of the cache are in its
+//! own crate. Knows no private items.
 
+mod cache;
+mod counted;
+mod product;
 mod serving;
 mod tokenization;
 
 use std::hint::black_box;
 
 use benches::draw_token_ids;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group};
 use sampling::{Scratch, TokenHistory, choose, score};
 use serving_types::SamplingParams;
 
@@ -36,5 +39,22 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, serving::scheduler, serving::engine, choice, tokenization::tokenization);
-criterion_main!(benches);
+criterion_group!(
+    benches,
+    serving::scheduler,
+    serving::engine,
+    choice,
+    tokenization::tokenization,
+    product::backend_cpu
+);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((first, rest)) if first == "counted" => counted::run(rest),
+        _ => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}

@@ -55,47 +55,47 @@ fn answer(batch: &Batch, output: &mut BatchOutput) {
 }
 
 /// Plans steps of `num_rows` decodes while `num_waiting` requests wait, and times nothing else.
-fn time_plan(bencher: &mut Bencher<'_>, num_rows: u32, num_waiting: u32) {
+pub(crate) fn plan_steps(num_rows: u32, num_waiting: u32, num_steps: u64) -> Duration {
     let config = SchedulerConfig::from_limits(&limits(num_rows), usize::MAX, PrefixCaching::On);
     let (mut batch, mut output, mut updates) = (Batch::new(), BatchOutput::default(), Vec::new());
-    bencher.iter_custom(|num_steps| {
-        let mut elapsed = Duration::ZERO;
-        let mut num_left = num_steps;
-        while num_left > 0 {
-            let mut scheduler = Scheduler::new(config).expect("valid limits");
-            for id in 0..num_rows + num_waiting {
-                let id = RequestId(id.into());
-                let request = NewRequest {
-                    id,
-                    prompt: prompt(id.0),
-                    sampling: sampling(),
-                    class: RequestClass::default(),
-                    first_token_deadline: None,
-                    deadline: None,
-                };
-                scheduler.submit(request).expect("the queue has no bound");
-            }
-            for step in 0..u64::from(ROUND).min(num_left + 1) {
-                let started = Instant::now();
-                assert_eq!(black_box(&mut scheduler).plan(StepId(step), &mut batch), Planned::Batch);
-                if step > 0 {
-                    elapsed += started.elapsed();
-                    num_left -= 1;
-                }
-                answer(&batch, &mut output);
-                scheduler.complete(StepId(step), &output, &mut updates);
-                updates.clear();
-            }
+    let mut elapsed = Duration::ZERO;
+    let mut num_left = num_steps;
+    while num_left > 0 {
+        let mut scheduler = Scheduler::new(config).expect("valid limits");
+        for id in 0..num_rows + num_waiting {
+            let id = RequestId(id.into());
+            let request = NewRequest {
+                id,
+                prompt: prompt(id.0),
+                sampling: sampling(),
+                class: RequestClass::default(),
+                first_token_deadline: None,
+                deadline: None,
+            };
+            scheduler.submit(request).expect("the queue has no bound");
         }
-        elapsed
-    });
+        for step in 0..u64::from(ROUND).min(num_left + 1) {
+            let started = Instant::now();
+            assert_eq!(black_box(&mut scheduler).plan(StepId(step), &mut batch), Planned::Batch);
+            if step > 0 {
+                elapsed += started.elapsed();
+                num_left -= 1;
+            }
+            answer(&batch, &mut output);
+            scheduler.complete(StepId(step), &output, &mut updates);
+            updates.clear();
+        }
+    }
+    elapsed
 }
 
 pub(crate) fn scheduler(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     for (num_rows, num_waiting) in [(256, 0), (1024, 0), (1024, 10_000)] {
         let name = format!("plan {num_rows} decodes, {num_waiting} waiting");
-        group.bench_function(name, |bencher| time_plan(bencher, num_rows, num_waiting));
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|num_steps| plan_steps(num_rows, num_waiting, num_steps));
+        });
     }
     group.finish();
 }
@@ -133,35 +133,33 @@ impl Executor for InstantExecutor {
 }
 
 /// Times steps of `num_rows` decodes, from the plan to the events. The executor's own share is a few nanoseconds a row.
-fn time_step(bencher: &mut Bencher<'_>, num_rows: u32) {
-    bencher.iter_custom(|num_steps| {
-        let mut elapsed = Duration::ZERO;
-        let mut num_left = num_steps;
-        while num_left > 0 {
-            let mut core = EngineCore::new(InstantExecutor::boxed(num_rows), EngineConfig::default()).expect("valid");
-            let submit = |id| {
-                let (id, prompt, sampling) = (RequestId(id), prompt(id), sampling());
-                Command::Submit(Box::new(EngineRequest {
-                    id,
-                    prompt,
-                    sampling,
-                    class: RequestClass::default(),
-                    first_token_deadline: None,
-                    deadline: None,
-                }))
-            };
-            let (mut inbox, mut outbox) = ((0..num_rows.into()).map(submit).collect(), Vec::new());
-            core.step(Timestamp(0), &mut inbox, &mut outbox);
-            for _ in 1..u64::from(ROUND).min(num_left + 1) {
-                outbox.clear();
-                let started = Instant::now();
-                black_box(&mut core).step(Timestamp(0), &mut inbox, &mut outbox);
-                elapsed += started.elapsed();
-                num_left -= 1;
-            }
+pub(crate) fn engine_steps(num_rows: u32, num_steps: u64) -> Duration {
+    let mut elapsed = Duration::ZERO;
+    let mut num_left = num_steps;
+    while num_left > 0 {
+        let mut core = EngineCore::new(InstantExecutor::boxed(num_rows), EngineConfig::default()).expect("valid");
+        let submit = |id| {
+            let (id, prompt, sampling) = (RequestId(id), prompt(id), sampling());
+            Command::Submit(Box::new(EngineRequest {
+                id,
+                prompt,
+                sampling,
+                class: RequestClass::default(),
+                first_token_deadline: None,
+                deadline: None,
+            }))
+        };
+        let (mut inbox, mut outbox) = ((0..num_rows.into()).map(submit).collect(), Vec::new());
+        core.step(Timestamp(0), &mut inbox, &mut outbox);
+        for _ in 1..u64::from(ROUND).min(num_left + 1) {
+            outbox.clear();
+            let started = Instant::now();
+            black_box(&mut core).step(Timestamp(0), &mut inbox, &mut outbox);
+            elapsed += started.elapsed();
+            num_left -= 1;
         }
-        elapsed
-    });
+    }
+    elapsed
 }
 
 /// Times `num_rows` requests through a running engine, each read by a task of its own on one other thread.
@@ -200,7 +198,9 @@ pub(crate) fn engine(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("engine");
     for num_rows in [256, 1024] {
         group.throughput(Throughput::Elements(num_rows.into()));
-        group.bench_function(format!("step of {num_rows} decodes"), |bencher| time_step(bencher, num_rows));
+        group.bench_function(format!("step of {num_rows} decodes"), |bencher| {
+            bencher.iter_custom(|num_steps| engine_steps(num_rows, num_steps));
+        });
         group.throughput(Throughput::Elements(u64::from(num_rows) * u64::from(ROUND)));
         group.sample_size(10);
         group.bench_function(format!("{ROUND} tokens to each of {num_rows} readers"), |bencher| {

@@ -13,6 +13,7 @@ mod doctor;
 mod kernels;
 mod libclang;
 mod mutants;
+mod planting;
 mod process;
 mod pull_demo;
 mod report;

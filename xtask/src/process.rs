@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +34,13 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository_root());
+    // What it told this program of its package. There are build scripts that run again where they see other values than the
+    // last time, and then all that rests on them is compiled again, here and for whoever calls cargo next.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -59,11 +66,22 @@ pub(crate) fn step(command: &mut Command) -> Result<()> {
 /// Runs to the end and returns what it wrote to stdout.
 pub(crate) fn read_output(command: &mut Command) -> Result<String> {
     let line = command_line(command);
+    let stdout = read_both(command)?.stdout;
+    String::from_utf8(stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))
+}
+
+/// Runs to the end and returns what it wrote to stderr.
+pub(crate) fn read_errors(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read_both(command)?.stderr).into_owned())
+}
+
+fn read_both(command: &mut Command) -> Result<Output> {
+    let line = command_line(command);
     let output = command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start `{line}`"))?;
     if !output.status.success() {
         bail!("`{line}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))
+    Ok(output)
 }
 
 /// Asks a server to end, as an operator would, and waits for that.

@@ -34,13 +34,20 @@ impl LayerWeight {
     }
 }
 
-/// How far loading has come.
+/// How far loading has come. The stages follow each other in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LoadProgress {
-    /// Stored bytes of the tensors that are loaded.
-    pub bytes_done: u64,
-    /// Stored bytes of all tensors.
-    pub bytes_total: u64,
+pub enum LoadProgress {
+    /// Tensors are loaded.
+    Tensors {
+        /// Stored bytes of those that are loaded.
+        bytes_done: u64,
+        /// Stored bytes of all.
+        bytes_total: u64,
+    },
+    /// All tensors are loaded; activations, step inputs and the KV pools are taken.
+    Buffers,
+    /// All memory is taken; made-up steps run and decode steps are recorded, where the configuration wants it.
+    WarmUp,
 }
 
 /// Loads tensors into a backend, one after another.
@@ -48,7 +55,8 @@ pub(crate) struct Loader<'l, 'a, B: Backend> {
     backend: &'l mut B,
     checkpoint: &'l Checkpoint<'a>,
     progress: &'l mut dyn FnMut(LoadProgress),
-    bytes: LoadProgress,
+    bytes_done: u64,
+    bytes_total: u64,
     taken: Taken,
 }
 
@@ -59,10 +67,9 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
         progress: &'l mut dyn FnMut(LoadProgress),
     ) -> Self {
         let bytes_total = checkpoint.tensors().map(|tensor| tensor.bytes).sum();
-        let bytes = LoadProgress { bytes_done: 0, bytes_total };
-        progress(bytes);
+        progress(LoadProgress::Tensors { bytes_done: 0, bytes_total });
         let taken = Taken::new(backend);
-        Self { backend, checkpoint, progress, bytes, taken }
+        Self { backend, checkpoint, progress, bytes_done: 0, bytes_total, taken }
     }
 
     /// The model that is loaded.
@@ -146,8 +153,8 @@ impl<'l, 'a, B: Backend> Loader<'l, 'a, B> {
     }
 
     fn advance(&mut self, loaded_bytes: usize) {
-        self.bytes.bytes_done += loaded_bytes as u64;
-        (self.progress)(self.bytes);
+        self.bytes_done += loaded_bytes as u64;
+        (self.progress)(LoadProgress::Tensors { bytes_done: self.bytes_done, bytes_total: self.bytes_total });
     }
 }
 

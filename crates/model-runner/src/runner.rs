@@ -56,7 +56,8 @@ struct Lane<B: Backend> {
 }
 
 impl<B: Backend> ModelRunner<B> {
-    /// Loads a model: plans the memory, takes it, and checks one against the other. `progress` hears of every tensor.
+    /// Loads a model: plans the memory, takes it, and checks one against the other. `progress` hears of every
+    /// tensor, and of the stages after them.
     ///
     /// # Errors
     /// A limit out of range, no room for the KV pool, or a failure of the backend.
@@ -81,6 +82,7 @@ impl<B: Backend> ModelRunner<B> {
         let mut loader = Loader::new(&mut backend, checkpoint, progress);
         let decoder = Decoder::load(&mut loader, config.max_model_len)?;
         let mut taken = loader.finish();
+        progress(LoadProgress::Buffers);
         let shapes = ActivationShapes::new(checkpoint.config(), config);
         let activations = Activations::alloc(&mut backend, &shapes, &mut taken)?;
         backend.reserve_scratch(plan.bytes(Line::Scratch)).map_err(ModelError::backend)?;
@@ -121,6 +123,7 @@ impl<B: Backend> ModelRunner<B> {
             memory,
             gaps: None,
         };
+        progress(LoadProgress::WarmUp);
         if config.warm_up == WarmUp::EveryOp {
             runner.warm_up()?;
         }

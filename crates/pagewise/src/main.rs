@@ -14,6 +14,7 @@ mod machine;
 mod mmap;
 mod model_files;
 mod output;
+mod phases;
 mod progress;
 mod pull;
 mod report;
@@ -33,8 +34,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::{BenchCommand, Command};
 use crate::output::StdoutClosed;
+use crate::phases::Phases;
 
 fn main() -> ExitCode {
+    let phases = Phases::begin();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .init();
     let typed: Vec<OsString> = std::env::args_os().collect();
-    match config_file::parse(&typed).and_then(|cli| run(&cli.command)) {
+    match config_file::parse(&typed).and_then(|cli| run(&cli.command, phases)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
@@ -54,9 +57,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> Result<()> {
+fn run(command: &Command, phases: Phases) -> Result<()> {
     match command {
-        Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::run(args)),
+        Command::Serve(args) => block_on(Builder::new_multi_thread(), serve::run(args, phases)),
         Command::Generate(args) => block_on(Builder::new_current_thread(), talk::generate(args)),
         Command::Chat(args) => block_on(Builder::new_current_thread(), talk::chat(args)),
         Command::Pull(args) => block_on(Builder::new_current_thread(), pull::run(args)),

@@ -1,17 +1,31 @@
-//! Figures for people and for programs: the memory ledger, percentiles, durations. Knows nothing of where they come from.
+//! Figures for people and for programs: the memory ledger, the phases of a start, percentiles. Knows nothing of where they come from.
 
 use std::fmt::Write as _;
+use std::iter::Sum;
 use std::time::Duration;
 
 /// The memory ledger: a line an entry, and the sum.
 pub(crate) fn ledger<'e>(entries: impl Iterator<Item = (&'e str, u64)>) -> String {
-    let mut text = "memory".to_string();
-    let mut total = 0;
-    for (name, bytes) in entries {
-        let _ = write!(text, "\n  {name:<18} {:>12}", mebibytes(bytes));
-        total += bytes;
+    table("memory", entries, mebibytes)
+}
+
+/// The phases of a start: a line each, and the sum.
+pub(crate) fn phases(phases: impl Iterator<Item = (&'static str, Duration)>) -> String {
+    table("start", phases, |duration| format!("{:.1} ms", duration.as_secs_f64() * 1e3))
+}
+
+/// Named figures of one unit under a title, a line each, and their sum. `cargo xtask bench startup` reads it too.
+fn table<'n, T: Copy + Sum>(
+    title: &str,
+    lines: impl Iterator<Item = (&'n str, T)>,
+    figure: impl Fn(T) -> String,
+) -> String {
+    let lines: Vec<(&str, T)> = lines.collect();
+    let total = lines.iter().map(|(_, value)| *value).sum();
+    let mut text = title.to_string();
+    for (name, value) in lines.into_iter().chain([("total", total)]) {
+        let _ = write!(text, "\n  {name:<18} {:>12}", figure(value));
     }
-    let _ = write!(text, "\n  {:<18} {:>12}", "total", mebibytes(total));
     text
 }
 
@@ -47,6 +61,12 @@ mod tests {
         assert_eq!(
             text,
             "memory\n  weights                 3.0 MiB\n  kv blocks               0.5 MiB\n  total                   3.5 MiB"
+        );
+        let text =
+            phases([("weights", Duration::from_micros(12_345)), ("tokenizer", Duration::from_millis(1))].into_iter());
+        assert_eq!(
+            text,
+            "start\n  weights                 12.3 ms\n  tokenizer                1.0 ms\n  total                   13.3 ms"
         );
         let mut durations: Vec<Duration> = (1..=200).rev().map(Duration::from_millis).collect();
         let expected = serde_json::json!({ "mean": 100.5, "p50": 100.0, "p90": 180.0, "p99": 198.0, "max": 200.0 });

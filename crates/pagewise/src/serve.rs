@@ -10,6 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::cli::ServeArgs;
 use crate::interrupts::Interrupts;
+use crate::phases::Phases;
+use crate::wiring::Profile;
 use crate::{output, wiring};
 
 /// How often a lost device is looked for. Clients learn of it at once, by their streams.
@@ -17,12 +19,15 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 
 /// Runs the command, until an interrupt or the loss of the device. A second interrupt cuts the drain
 /// short.
-pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
+pub(crate) async fn run(args: &ServeArgs, mut phases: Phases) -> Result<()> {
+    phases.end("command line");
     // Before the model: a port in use is found at once, and clients that come early wait.
     let listener = listen(&args.host, args.port).await?;
     let address = listener.local_addr().context("the listener has no address")?;
-    let started = wiring::start(&args.engine)?;
+    phases.end("listener");
+    let started = wiring::start_with(&args.engine, Profile::Off, &mut phases)?;
     let generator = started.generator()?;
+    phases.end("tokenizer");
     output::note(started.describe());
 
     let options = ServeOptions {
@@ -33,6 +38,8 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
     drop(started);
     // Before the address is told: who knows it may end the server at once, and expects the drain.
     let mut interrupts = Interrupts::new()?;
+    phases.end("rest");
+    output::note(phases.describe());
     // Whoever started the server may not want to know.
     let _ = output::print_line(format_args!("http://{address}"));
     output::note(format_args!("ready on http://{address}; Ctrl-C drains and ends"));

@@ -13,6 +13,7 @@ use tensor_backend::Backend;
 use crate::cli::EngineArgs;
 use crate::device::{self, GPU, Offer, Opened};
 use crate::model_files::{ModelFiles, TextParts};
+use crate::phases::Phases;
 use crate::settings::Settings;
 use crate::{output, progress, report};
 
@@ -62,24 +63,28 @@ pub(crate) enum Profile {
 
 /// Loads the model and starts its engine. What was resolved and what memory was taken goes to stderr.
 pub(crate) fn start(args: &EngineArgs) -> Result<Started> {
-    start_with(args, Profile::Off)
+    start_with(args, Profile::Off, &mut Phases::begin())
 }
 
-/// The same, and measures.
-pub(crate) fn start_with(args: &EngineArgs, profile: Profile) -> Result<Started> {
-    let Loaded { executor, model, gaps } = load(args, profile)?;
-    let core = EngineCore::new(executor, model.settings.engine)?;
-    Ok(Started { engine: Engine::spawn(core), model, gaps })
+/// The same, and measures: how long each phase takes, and what the profile says.
+pub(crate) fn start_with(args: &EngineArgs, profile: Profile, phases: &mut Phases) -> Result<Started> {
+    let Loaded { executor, model, gaps } = load(args, profile, phases)?;
+    let engine = Engine::spawn(EngineCore::new(executor, model.settings.engine)?);
+    phases.end("engine");
+    Ok(Started { engine, model, gaps })
 }
 
 /// Loads the model.
-pub(crate) fn load(args: &EngineArgs, profile: Profile) -> Result<Loaded> {
+pub(crate) fn load(args: &EngineArgs, profile: Profile, phases: &mut Phases) -> Result<Loaded> {
     let files = open_model(args)?;
     let checkpoint = files.checkpoint(args.fixed_seed())?;
+    phases.end("model file");
     let wanted = Wanted { args, name: &files.name, checkpoint: &checkpoint, profile };
-    let (gpu, on_device) = match device::open(args, &checkpoint)? {
-        Opened::Cpu(backend, offer) => (None, load_on(&wanted, backend, &offer)),
-        Opened::Cuda(backend, offer) => (Some(GPU), load_on(&wanted, *backend, &offer)),
+    let opened = device::open(args, &checkpoint)?;
+    phases.end("device");
+    let (gpu, on_device) = match opened {
+        Opened::Cpu(backend, offer) => (None, load_on(&wanted, backend, &offer, phases)),
+        Opened::Cuda(backend, offer) => (Some(GPU), load_on(&wanted, *backend, &offer, phases)),
     };
     let config = checkpoint.config().clone();
     drop(checkpoint);
@@ -106,18 +111,31 @@ struct Wanted<'a> {
     profile: Profile,
 }
 
-fn load_on<B: Backend + 'static>(wanted: &Wanted<'_>, backend: B, offer: &Offer) -> Result<OnDevice> {
+fn load_on<B: Backend + 'static>(
+    wanted: &Wanted<'_>,
+    backend: B,
+    offer: &Offer,
+    phases: &mut Phases,
+) -> Result<OnDevice> {
     let &Wanted { args, name, checkpoint, profile } = wanted;
     let settings = Settings::resolve(args, checkpoint, &backend, offer)?;
     let bar = progress::byte_bar(format!("loading {name}"), 0);
     let (start, mut loading) = (Instant::now(), (0, Duration::ZERO));
-    let mut show = |progress: LoadProgress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes_done);
-        loading = (progress.bytes_done, start.elapsed());
+    let mut show = |progress: LoadProgress| match progress {
+        LoadProgress::Tensors { bytes_done, bytes_total } => {
+            if bytes_done == 0 {
+                phases.end("memory plan");
+            }
+            bar.set_length(bytes_total);
+            bar.set_position(bytes_done);
+            loading = (bytes_done, start.elapsed());
+        }
+        LoadProgress::Buffers => phases.end("weights"),
+        LoadProgress::WarmUp => phases.end("buffers, KV pool"),
     };
     let mut runner = ModelRunner::load(backend, checkpoint, &settings.runner, &mut show)
         .with_context(|| format!("cannot load {name}"))?;
+    phases.end("warm-up");
     bar.finish_and_clear();
     let (bytes, took) = loading;
     let loading = format!("{} in {:.2} s", report::mebibytes(bytes), took.as_secs_f64());

@@ -50,7 +50,6 @@ pub(super) struct Row<'a> {
     met: Option<bool>,
     pagewise: Side<'a>,
     peer: Side<'a>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
     requests_sha256: &'a [String],
 }
 
@@ -147,7 +146,11 @@ impl Comparison<'_> {
     }
 
     /// The row for the record.
+    ///
+    /// # Panics
+    /// If nothing is known of what was asked: two servers can only be compared by their answers to the same.
     pub(super) fn row(&self, table: &str) -> Row<'_> {
+        assert!(!self.requests_sha256.is_empty(), "{}: nothing was asked", self.what());
         let ratios = self.ratios();
         let Summary { median, spread } = Summary::of(&ratios);
         Row {
@@ -206,6 +209,7 @@ mod tests {
         let row = serde_json::to_value(met.row("cpu")).expect("a row can be written");
         assert_eq!(row["name"], "cpu/w1 decode against http://b");
         assert_eq!((&row["median"], &row["met"]), (&1.5.into(), &true.into()));
+        assert_eq!(row["requests_sha256"], serde_json::json!(["ab"]));
         assert_eq!(row["pairs"], serde_json::json!([1.5, 1.8, 1.5]));
         assert_eq!((&row["pagewise"]["median"], &row["peer"]["median"]), (&30.0.into(), &20.0.into()));
     }

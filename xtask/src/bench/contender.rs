@@ -1,6 +1,7 @@
-//! A server in a comparison: how it is started, where it listens, what memory it took, how it ends. Knows no workload.
+//! A server in a comparison: how it is started, where it listens, what it took and said, how it ends. Knows no workload.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::resources;
 use crate::process;
 
 /// How long a program may take until it listens. vLLM takes minutes.
@@ -62,6 +64,24 @@ impl Contender {
 
     /// Starts it on a free port of loopback; it may take a while until it answers.
     pub(super) fn start(&self) -> Result<Running> {
+        self.start_with(None)
+    }
+
+    /// Starts it and returns when it writes a line to stdout, which Pagewise does as soon as it is ready.
+    pub(super) fn start_until_ready(&self) -> Result<Running> {
+        let mut running = self.start_with(Some(Stdio::piped()))?;
+        let child = running.process.as_mut().context("it is not started here")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line)?;
+        if line.is_empty() {
+            child.wait()?;
+            bail!("{}", running.explain());
+        }
+        Ok(running)
+    }
+
+    /// Where no stdout is given, it goes where stderr goes.
+    fn start_with(&self, stdout: Option<Stdio>) -> Result<Running> {
         let (program, arguments, variables) = match &self.launch {
             Launch::Program { program, arguments, variables } => (program, arguments, variables),
             Launch::Running { url } => {
@@ -74,7 +94,7 @@ impl Contender {
         let said = fs::File::create(&log).with_context(|| log.display().to_string())?;
         let mut command = Command::new(program);
         command.args(arguments).args(["--port", &port.to_string()]).envs(variables.iter().cloned());
-        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        command.stdin(Stdio::null()).stdout(stdout.unwrap_or(said.try_clone()?.into())).stderr(said);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Running { process: Some(child), url: format!("http://127.0.0.1:{port}"), protocol: self.protocol, log })
     }
@@ -98,28 +118,26 @@ impl Running {
     /// Why nothing comes from it: that it ended, and the end of what it wrote.
     pub(super) fn explain(&mut self) -> String {
         let Some(Ok(Some(status))) = self.process.as_mut().map(Child::try_wait) else { return String::new() };
-        let said = fs::read_to_string(&self.log).unwrap_or_default();
+        let said = self.said();
         let last: Vec<&str> = said.lines().rev().take(5).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
         format!("it ended ({status}):\n{}", last.join("\n"))
     }
 
-    /// The most memory that it and the processes that it started had resident at a time, in bytes; `None` where the system
-    /// does not say.
+    /// What it has written until now, to stderr and, unless that was waited for, to stdout.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The most memory that it and the processes that it started had resident at a time, in bytes; `None` where it was not
+    /// started here, or the system does not say.
     pub(super) fn peak_resident_bytes(&self) -> Option<u64> {
-        let root = self.process.as_ref()?.id();
-        let processes: Vec<Process> =
-            fs::read_dir("/proc").ok()?.filter_map(|entry| Process::read(&entry.ok()?.path())).collect();
-        let mut family = vec![root];
-        // A child's number may be below its parent's: until nobody joins.
-        loop {
-            let joins = |process: &&Process| family.contains(&process.parent) && !family.contains(&process.id);
-            let Some(child) = processes.iter().find(joins) else { break };
-            family.push(child.id);
-        }
-        let resident =
-            processes.iter().filter(|process| family.contains(&process.id)).map(|process| process.peak_bytes);
-        Some(resident.sum()).filter(|bytes| *bytes > 0)
+        resources::peak_resident_bytes(self.process.as_ref()?.id())
+    }
+
+    /// The processor time that it has used until now; `None` as above.
+    pub(super) fn processor_time(&self) -> Option<Duration> {
+        resources::processor_time(self.process.as_ref()?.id())
     }
 }
 
@@ -128,27 +146,6 @@ impl Drop for Running {
         if let Some(child) = &mut self.process {
             process::terminate(child);
         }
-    }
-}
-
-/// A process as Linux describes it.
-struct Process {
-    id: u32,
-    parent: u32,
-    peak_bytes: u64,
-}
-
-impl Process {
-    fn read(folder: &Path) -> Option<Self> {
-        Self::parse(&fs::read_to_string(folder.join("status")).ok()?)
-    }
-
-    fn parse(status: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            value.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        Some(Self { id: field("Pid")? as u32, parent: field("PPid")? as u32, peak_bytes: field("VmHWM")? * 1024 })
     }
 }
 
@@ -194,14 +191,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_read() {
-        let status = "Name:\tserver\nPid:\t42\nPPid:\t7\nVmPeak:\t  900 kB\nVmHWM:\t  800 kB\n";
-        let process = Process::parse(status).expect("it is complete");
-        assert_eq!((process.id, process.parent, process.peak_bytes), (42, 7, 819_200));
-        assert!(Process::parse("Pid:\t2\nPPid:\t0\n").is_none(), "a thread of the kernel has no memory");
-    }
-
-    #[test]
     fn a_command_line_holds_no_path_of_this_machine() {
         let contender = Contender {
             name: "b".into(),
@@ -221,27 +210,31 @@ mod tests {
     fn somebody_must_listen() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let url = format!("http://{}/base", listener.local_addr().expect("it is bound"));
-        let start = || running_at(&url, "openai").and_then(|contender| contender.start()).expect("an address");
-        start().wait_until_listening().expect("the test listens");
-        drop(listener);
-        let error = start().wait_until_listening().expect_err("nobody listens any more");
-        assert_eq!(error.to_string(), format!("nobody listens at {url}"));
+        let start = |url| running_at(url, "openai").and_then(|contender| contender.start()).expect("an address");
+        start(&url).wait_until_listening().expect("the test listens");
+        // Not where somebody has listened: a program that another test starts meanwhile may hold that open for a moment.
+        let error = start("http://127.0.0.1:1").wait_until_listening().expect_err("nobody listens there");
+        assert_eq!(error.to_string(), "nobody listens at http://127.0.0.1:1");
         assert_eq!(address("http://host"), "host:80");
     }
 
     #[test]
     fn a_program_that_ends_says_why() {
+        let launch = |script: &str| Launch::Program {
+            program: "sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            variables: Vec::new(),
+        };
         let program = Contender {
             name: "ends at once".into(),
             version: "1".into(),
             protocol: "openai",
-            launch: Launch::Program {
-                program: "sh".into(),
-                arguments: vec!["-c".into(), "echo no model; exit 3".into()],
-                variables: Vec::new(),
-            },
+            launch: launch("echo no model; exit 3"),
         };
         let error = program.start().expect("sh is there").wait_until_listening().expect_err("it does not listen");
         assert!(error.to_string().contains("3") && error.to_string().ends_with("no model"), "{error}");
+        let quiet = Contender { name: "ends quietly".into(), launch: launch("echo no room >&2; exit 4"), ..program };
+        let error = quiet.start_until_ready().err().expect("it says no address");
+        assert!(error.to_string().contains("4") && error.to_string().ends_with("no room"), "{error}");
     }
 }

@@ -126,15 +126,25 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let resident = turns.peak_resident_mib();
     drop(turns);
-    let seconds = first_tokens(&load, &field.all()[..3], args.pairs)?;
+    let first = first_tokens(&load, &field.all()[..3], args.pairs)?;
     for (row, peer) in field.rows(None) {
         if ROWS[row].1 == Metric::FirstToken {
-            comparisons.push(field.compare(row, seconds[0].clone(), seconds[peer].clone(), &[]));
+            let (ours, theirs) = (first.seconds[0].clone(), first.seconds[peer].clone());
+            comparisons.push(field.compare(row, ours, theirs, &first.requests_sha256));
         } else if let (Some(ours), Some(theirs)) = (resident[0], resident[peer]) {
-            comparisons.push(field.compare(row, vec![ours], vec![theirs], &[]));
+            let asked = asked_of(&field.contenders[peer], &comparisons);
+            comparisons.push(field.compare(row, vec![ours], vec![theirs], &asked));
         }
     }
     report(args, &field, &comparisons)
+}
+
+/// What a peer was asked in all its workloads.
+fn asked_of(peer: &Contender, comparisons: &[Comparison<'_>]) -> Vec<String> {
+    let mut of_peer: Vec<_> =
+        comparisons.iter().filter(|one| one.peer.name == peer.name && one.workload.is_some()).collect();
+    of_peer.dedup_by_key(|one| one.workload.clone());
+    of_peer.into_iter().flat_map(|one| one.requests_sha256.clone()).collect()
 }
 
 /// One workload, by everyone who has a row there.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::contender::Running;
+use super::pagewise;
 use crate::process;
 
 /// How long a server may take until it is ready. vLLM takes minutes.
@@ -35,7 +35,7 @@ pub(super) struct Loaded {
 impl LoadGenerator {
     /// Builds it.
     pub(super) fn build() -> Result<Self> {
-        process::step(process::cargo().args(["build", "--release", "--package", "benches", "--bin", "load"]))?;
+        pagewise::build()?;
         Ok(Self { program: process::built_binary("release", "load")? })
     }
 
@@ -60,13 +60,11 @@ impl LoadGenerator {
         serde_json::from_str(&printed).context("`load` printed something unreadable")
     }
 
-    /// Asks for one token of a server that was just started, and returns the time since then.
-    pub(super) fn first_token(&self, running: &mut Running, started: Instant) -> Result<Duration> {
-        let mut command = self.command(running);
-        command.args(["--fail-on-error", "--workload", "w1", "--num-requests", "1"]);
-        command.args(["--input-len", "8", "--output-len", "1"]);
-        process::read_output(&mut command).with_context(|| running.explain())?;
-        Ok(started.elapsed())
+    /// Asks for one token after a prompt of eight, without warming: the first that a server does. Always the same.
+    pub(super) fn first_token(&self, running: &mut Running) -> Result<Loaded> {
+        let flags =
+            ["--fail-on-error", "--workload", "w1", "--num-requests", "1", "--input-len", "8", "--output-len", "1"];
+        Ok(Loaded { report: self.read(running, &flags.map(str::to_string))? })
     }
 
     fn command(&self, running: &Running) -> Command {
@@ -84,8 +82,9 @@ impl Loaded {
     }
 
     /// Equal where the same was asked.
-    pub(super) fn requests_sha256(&self) -> &str {
-        self.report.pointer("/asked/requests_sha256").and_then(Value::as_str).unwrap_or_default()
+    pub(super) fn requests_sha256(&self) -> Result<&str> {
+        let sha256 = self.report.pointer("/asked/requests_sha256").and_then(Value::as_str);
+        sha256.context("`load` did not print what it asked")
     }
 
     /// What the load generator itself took of the machine.

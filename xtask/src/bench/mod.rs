@@ -1,5 +1,7 @@
-//! Benchmarks: the micro-benchmarks, servers under load, Pagewise and its peers, and quality. Knows no benchmark's code.
+//! Benchmarks: the micro-benchmarks, the ops of a step, servers that start and servers under load, Pagewise and its peers, and
+//! quality. Knows no benchmark's code.
 
+mod benchmark;
 mod compare;
 mod comparison;
 mod conclusion;
@@ -8,6 +10,7 @@ mod cpu;
 mod estimates;
 mod foretold;
 mod goals;
+mod instructions;
 mod llama;
 mod loaded;
 mod machine;
@@ -15,16 +18,20 @@ mod measured;
 mod metric;
 mod micro;
 mod ops;
+mod page_cache;
 mod pagewise;
 mod peers;
+mod planted;
 mod quality;
 mod record;
 mod recorded;
 mod regression;
 mod report;
+mod resources;
 mod roof;
 mod roofline;
 mod serving;
+mod startup;
 mod sweep;
 mod turns;
 mod vllm;
@@ -64,6 +71,8 @@ pub(crate) struct Args {
 enum Part {
     /// Only the micro-benchmarks, compared with their goals, and the CPU's ops.
     Micro(micro::Args),
+    /// How many instructions the control plane takes, whatever else the machine does.
+    Instructions(instructions::Args),
     /// Pagewise beside llama.cpp (and vLLM where it is) on this CPU, compared with its goals.
     Cpu(cpu::Args),
     /// What weight formats and KV cache types cost in quality: perplexity, and agreement with a reference.
@@ -72,6 +81,10 @@ enum Part {
     Roofline(roofline::Args),
     /// The highest rate at which Pagewise, and peers, answer in time.
     Sweep(sweep::Args),
+    /// From the start of the process to the first token, phase by phase, and what a server takes that does nothing.
+    Startup(startup::Args),
+    /// A proof that --check notices slowdowns: some are planted into a copy of the crates and must be found.
+    Planted(planted::Args),
     /// What was recorded of two commits, side by side.
     Compare(compare::Args),
     /// All recorded rows as a page and as Markdown.
@@ -82,10 +95,13 @@ enum Part {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.part {
         Some(Part::Micro(args)) => micro::run(args),
+        Some(Part::Instructions(args)) => instructions::run(args),
         Some(Part::Cpu(args)) => cpu::run(args),
         Some(Part::Quality(args)) => quality::run(args),
         Some(Part::Roofline(args)) => roofline::run(args),
         Some(Part::Sweep(args)) => sweep::run(args),
+        Some(Part::Startup(args)) => startup::run(args),
+        Some(Part::Planted(args)) => planted::run(args),
         Some(Part::Compare(args)) => compare::run(args),
         Some(Part::Report(args)) => report::run(args),
         None => {

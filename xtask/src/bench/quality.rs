@@ -77,7 +77,7 @@ const OWN_FORMAT: [Way; 7] = [
 
 /// Measures all and prints a line for each. Progress goes to stderr.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let (program, model) = pagewise::build()?;
+    let (program, model) = pagewise::program()?;
     let is_wanted = |format: &str| args.weights.is_empty() || args.weights.iter().any(|wanted| wanted == format);
     let mut outcomes = Vec::new();
     println!("{}", foretold::head());

@@ -78,6 +78,11 @@ impl Recorder {
         })
     }
 
+    /// Whether a row was measured on this machine, and of code that this compiler made.
+    pub(super) fn is_alike(&self, row: &Recorded) -> bool {
+        row.machine == self.machine.name() && row.rustc.as_ref() == Some(&self.rustc)
+    }
+
     /// Appends rows to the file of this machine and day.
     pub(super) fn append<R: Serialize>(&self, rows: &[R]) -> Result<PathBuf> {
         let folder = folder().join(self.machine.name());
@@ -128,5 +133,9 @@ mod tests {
         let common = r#""commit":"0123456789ab-dirty","command":"cargo xtask bench micro --record","machine":{"cpu":"AMD EPYC","cores":2},"rustc":"rustc 1.95.0"}"#;
         let (first, second) = (r#"{"name":"a","median":8.81,"#, r#"{"name":"b","met":true,"#);
         assert_eq!(lines, format!("{first}{common}\n{second}{common}\n"));
+        let row = serde_json::json!({ "name": "a", "median": 8.81, "unit": "ns" });
+        let recorded = recorder.as_recorded(&[row]).expect("it is readable");
+        assert!(recorder.is_alike(&recorded[0]));
+        assert!(!Recorder { rustc: "rustc 1.96.0".into(), ..recorder }.is_alike(&recorded[0]));
     }
 }

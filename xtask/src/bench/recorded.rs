@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ops::Op;
@@ -33,6 +33,8 @@ pub(super) struct Recorded {
     pub(super) met: Option<bool>,
     pub(super) commit: String,
     pub(super) command: String,
+    #[serde(default)]
+    pub(super) rustc: Option<String>,
     /// With a peer: the ratios.
     #[serde(default)]
     pub(super) pairs: Vec<f64>,
@@ -52,6 +54,10 @@ pub(super) struct Recorded {
     /// With a whole step: what the limits allow.
     #[serde(default)]
     pub(super) step: Option<Step>,
+    /// Of a figure that is a sum, such as the time until the first token: what follows each other, or lies beside each other,
+    /// in its unit.
+    #[serde(default)]
+    pub(super) parts: Vec<Part>,
 }
 
 /// A decode step, counted and beside its bound.
@@ -62,6 +68,13 @@ pub(super) struct Step {
     pub(super) bound_ms: f64,
     #[serde(default)]
     pub(super) share: Option<f64>,
+}
+
+/// One summand of a figure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) value: f64,
 }
 
 /// How one server took rate after rate.

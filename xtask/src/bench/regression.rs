@@ -6,7 +6,7 @@ use super::recorded::Recorded;
 /// A slowdown below this share is noise, however small the spreads.
 const NOISE_SHARE: f64 = 0.1;
 
-/// And one within so many spreads of both rows.
+/// And one within so many spreads of both rows together, which add up as those of independent runs do: as squares.
 const NOISE_SPREADS: f64 = 3.0;
 
 /// What became slower than the noise explains, each as a sentence. Only rows of this machine, in nanoseconds, are compared.
@@ -22,7 +22,7 @@ pub(super) fn slowdown_of(now: &Measured, recorded: &[Recorded], machine: &str) 
 
 fn slowdown(now: &Measured, before: &Recorded) -> Option<String> {
     let before_ns = before.figures().first().copied()?;
-    let spreads_ns = now.spread_ns + before.spread.unwrap_or(0.0);
+    let spreads_ns = now.spread_ns.hypot(before.spread.unwrap_or(0.0));
     let noise_ns = (NOISE_SHARE * before_ns).max(NOISE_SPREADS * spreads_ns);
     (now.median_ns > before_ns + noise_ns).then(|| {
         let percent = 100.0 * (now.median_ns / before_ns - 1.0);
@@ -52,6 +52,7 @@ mod tests {
         check(120.0, 1.0, &["a is 20 % slower than at c100"]);
         check(109.0, 1.0, &[]);
         check(120.0, 8.0, &[]);
+        check(120.0, 6.0, &["a is 20 % slower than at c100"]);
         check(50.0, 1.0, &[]);
         let new = [Measured { name: "new".into(), median_ns: 1e9, spread_ns: 0.0, num_elements: None, op: None }];
         assert!(find(&new, &recorded, "m").is_empty());

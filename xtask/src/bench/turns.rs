@@ -59,13 +59,7 @@ impl<'a> Turns<'a> {
                     Metric::Ttft.of(&loaded)?,
                     100.0 * loaded.cpu_share()?,
                 );
-                let sha256 = loaded.requests_sha256();
-                match played.requests_sha256.get(pair as usize) {
-                    None => played.requests_sha256.push(sha256.to_string()),
-                    Some(first) => {
-                        ensure!(first == sha256, "two servers were not asked the same: {first} and {sha256}");
-                    }
-                }
+                note_requests(&mut played.requests_sha256, pair, &loaded)?;
                 played.loaded[place].push(loaded);
             }
         }
@@ -79,18 +73,38 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// The time from the start of each server's process to its first token, in seconds, pair by pair. Each is alone meanwhile, and
-/// its files are in the page cache.
-pub(super) fn first_tokens(load: &LoadGenerator, contenders: &[&Contender], num_pairs: u32) -> Result<Vec<Vec<f64>>> {
+/// What came of starting servers in turns.
+pub(super) struct FirstTokens {
+    /// From the start of each server's process to its first token, pair by pair.
+    pub(super) seconds: Vec<Vec<f64>>,
+    /// What was asked, pair by pair.
+    pub(super) requests_sha256: Vec<String>,
+}
+
+/// Starts servers in turns and asks each for one token. Each is alone meanwhile, and its files are in the page cache.
+pub(super) fn first_tokens(load: &LoadGenerator, contenders: &[&Contender], num_pairs: u32) -> Result<FirstTokens> {
     let mut seconds: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
+    let mut requests_sha256 = Vec::new();
     for pair in 0..num_pairs {
         for (contender, seconds) in contenders.iter().zip(&mut seconds) {
             let started = Instant::now();
             let mut running = contender.start()?;
-            let first = load.first_token(&mut running, started)?.as_secs_f64();
+            let loaded = load.first_token(&mut running)?;
+            let first = started.elapsed().as_secs_f64();
+            note_requests(&mut requests_sha256, pair, &loaded)?;
             eprintln!("first token, pair {} of {num_pairs}: {:<16} {first:>7.3} s", pair + 1, contender.name);
             seconds.push(first);
         }
     }
-    Ok(seconds)
+    Ok(FirstTokens { seconds, requests_sha256 })
+}
+
+/// Keeps what was asked in a pair, and sees to it that all servers of the pair are asked the same.
+fn note_requests(requests_sha256: &mut Vec<String>, pair: u32, loaded: &Loaded) -> Result<()> {
+    let sha256 = loaded.requests_sha256()?;
+    match requests_sha256.get(pair as usize) {
+        None => requests_sha256.push(sha256.to_string()),
+        Some(first) => ensure!(first == sha256, "two servers were not asked the same: {first} and {sha256}"),
+    }
+    Ok(())
 }

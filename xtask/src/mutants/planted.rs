@@ -1,26 +1,6 @@
 //! The planted bugs: what each is, and the one place that it changes. When that code is rewritten, its bug is planted anew.
 
-use anyhow::{Result, ensure};
-
-/// One bug.
-pub(super) struct PlantedBug {
-    pub(super) name: &'static str,
-    /// The file, from the repository's root.
-    pub(super) file: &'static str,
-    /// What stands there exactly once.
-    sound: &'static str,
-    /// What is put in its place.
-    broken: &'static str,
-}
-
-impl PlantedBug {
-    /// The file's text with the bug.
-    pub(super) fn apply(&self, text: &str) -> Result<String> {
-        let count = text.matches(self.sound).count();
-        ensure!(count == 1, "\"{}\": {count} places in {} read `{}`, not one", self.name, self.file, self.sound);
-        Ok(text.replace(self.sound, self.broken))
-    }
-}
+use crate::planting::PlantedBug;
 
 pub(super) const PLANTED: [PlantedBug; 20] = [
     PlantedBug {

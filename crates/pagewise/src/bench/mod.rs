@@ -22,6 +22,7 @@ use serving_types::{FinishReason, SamplingParams, TokenId, Usage};
 use tokio::task::JoinSet;
 
 use crate::cli::{LatencyArgs, ThroughputArgs};
+use crate::phases::Phases;
 use crate::wiring::{self, Model, Profile, Started};
 use crate::{output, report};
 use figures::Figures;
@@ -49,7 +50,7 @@ pub(crate) async fn throughput(args: &ThroughputArgs) -> Result<()> {
 /// Runs `pagewise bench latency`.
 pub(crate) async fn latency(args: &LatencyArgs) -> Result<()> {
     let profile = if args.profile_gaps { Profile::Gaps } else { Profile::Off };
-    let started = wiring::start_with(&args.engine, profile)?;
+    let started = wiring::start_with(&args.engine, profile, &mut Phases::begin())?;
     let _stop = started.stop_at_end();
     output::note(started.describe());
     let (mut batches, mut gaps, mut last) = (Vec::new(), Vec::new(), None);

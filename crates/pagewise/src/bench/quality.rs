@@ -12,6 +12,7 @@ use serving_types::TokenId;
 use super::print;
 use super::scorer::{Foretold, Scorer};
 use crate::cli::{QualityArgs, Rows};
+use crate::phases::Phases;
 use crate::wiring::{self, Profile};
 use crate::{output, text_file};
 
@@ -41,7 +42,7 @@ pub(crate) fn quality(args: &QualityArgs) -> Result<()> {
     let wholes: Vec<Vec<TokenId>> =
         cases.iter().map(|case| [&case.prompt_ids[..], &case.output_ids].concat()).collect();
     let texts: Vec<&[TokenId]> = wholes.iter().map(Vec::as_slice).collect();
-    let loaded = wiring::load(&args.engine, Profile::Off)?;
+    let loaded = wiring::load(&args.engine, Profile::Off, &mut Phases::begin())?;
     output::note(loaded.describe());
     let (mut by_rows, mut scorer) = (Map::new(), Scorer::new(loaded.executor));
     for rows in &args.rows {

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::plot::{self, Curve, Ratio, escaped};
+use super::waterfall::waterfall;
 use super::{History, Machine, figures, roofline, verdict, when};
-use crate::bench::recorded::{Point, Side, Sweep, figure};
+use crate::bench::recorded::{Point, Recorded, Side, Sweep, figure};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c1e21; --paper: #fff; --faint: #d8dade; --soft: #6a6f76; --mark: #0b62c4;
@@ -22,7 +23,7 @@ th { font-weight: 600; color: var(--soft) } .figure { white-space: nowrap }
 code { font-size: .85em; overflow-wrap: anywhere }
 svg { max-width: 100%; height: auto } svg text { font-size: 13px; fill: var(--ink) }
 svg .tick { text-anchor: middle; fill: var(--soft) } svg .grid { stroke: var(--faint) } svg .one { stroke: var(--soft) }
-svg .goal { fill: var(--goal) } svg circle { fill: var(--mark); fill-opacity: .7 }
+svg .goal { fill: var(--goal) } svg .part { fill: var(--mark) } svg .sum { --mark: var(--soft) } svg circle { fill: var(--mark); fill-opacity: .7 }
 svg .frame { fill: none; stroke: var(--faint) } svg .label { text-anchor: end }
 svg .c1 { --mark: var(--good) } svg .c2 { --mark: var(--bad) } svg .c3 { --mark: var(--soft) }
 svg .roof { stroke: var(--soft); stroke-width: 1.5; fill: none } svg .leader { stroke: var(--faint); fill: none }
@@ -43,6 +44,7 @@ pub(super) fn page(machines: &[Machine<'_>]) -> String {
             comparisons(&mut page, &machine.comparisons);
         }
         curves(&mut page, machine);
+        sums(&mut page, machine);
         page += &roofline::html(machine);
         if !machine.measurements.is_empty() {
             measurements(&mut page, &machine.measurements);
@@ -113,6 +115,23 @@ const LATENCIES: [(&str, Latency); 2] = [
     ("TTFT p99, ms, over requests a second", |point| point.ttft_p99_ms),
     ("ITL p99, ms, over requests a second", |point| point.itl_p99_ms),
 ];
+
+/// The figures that are sums, part by part; those of one unit to the same scale.
+fn sums(page: &mut String, machine: &Machine<'_>) {
+    let rows = || machine.measurements.iter().map(History::last).filter(|row| !row.parts.is_empty());
+    if rows().next().is_none() {
+        return;
+    }
+    let sum = |row: &Recorded| row.parts.iter().map(|part| part.value).sum::<f64>();
+    *page += "<h3>Part by part</h3>\n";
+    for row in rows() {
+        let full = rows().filter(|other| other.unit == row.unit).map(sum).fold(f64::MIN_POSITIVE, f64::max);
+        let _ = writeln!(page, "<h4>{}</h4>\n<div class=\"wide\">", escaped(&row.name));
+        *page += &waterfall(&row.name, &row.unit, &row.parts, full);
+        let _ =
+            writeln!(page, "</div>\n<p class=\"soft\">{}; each part is a median of its own.</p>", escaped(&when(row)));
+    }
+}
 
 fn measurements(page: &mut String, histories: &[History<'_>]) {
     *page += "<h3>Measurements</h3>\n<div class=\"wide\"><table><tr><th>what</th><th>figure</th><th>goal</th><th></th>\

@@ -6,6 +6,7 @@ mod markdown;
 mod plot;
 mod roofline;
 mod roofline_plot;
+mod waterfall;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -174,6 +175,7 @@ mod tests {
     fn rows() -> Vec<Recorded> {
         let text = r#"
             {"name":"a <b>","median":1.5,"spread":0.25,"unit":"ns","goal":"at most 2 ns","met":true,"commit":"aaa","command":"c"}
+            {"name":"sum","median":30,"spread":1,"unit":"ms","parts":[{"name":"<one>","value":10},{"name":"two","value":20}],"commit":"aaa","command":"c"}
             {"name":"several","value":[1,20000],"unit":"GB/s","met":false,"goal":">= 3","commit":"aaa","command":"c"}
             {"name":"a <b>","median":3,"spread":0,"unit":"ns","goal":"at most 2 ns","met":false,"commit":"bbb","command":"c"}
             {"name":"w1 against p","median":1.25,"spread":0.05,"unit":"times the peer's","pairs":[1.2,1.25,1.3],"goal":"at least 1.2","met":true,"pagewise":{"name":"pagewise","version":"1","flags":"serve","median":150,"spread":1,"unit":"tokens/s"},"peer":{"name":"p","version":"2","flags":"p-server -t 2","median":120,"spread":1,"unit":"tokens/s"},"commit":"bbb","command":"c"}
@@ -186,7 +188,7 @@ mod tests {
         let rows = rows();
         let machines = group(&rows);
         assert_eq!((machines.len(), machines[0].name), (1, "m-2c"));
-        assert_eq!(machines[0].measurements.len(), 2);
+        assert_eq!(machines[0].measurements.len(), 3);
         assert_eq!(machines[0].measurements[0].figures(), [1.5, 3.0]);
         assert_eq!(machines[0].comparisons[0].last().pairs, [1.2, 1.25, 1.3]);
     }
@@ -222,8 +224,15 @@ mod tests {
         let rows = rows();
         let page = html::page(&group(&rows));
         assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
-        for text in ["a &lt;b&gt;", "3.00 ± 0.000 ns", "1.25 ± 0.050", "p-server -t 2", "prefers-color-scheme: dark"]
-        {
+        for text in [
+            "a &lt;b&gt;",
+            "&lt;one&gt;",
+            ">20.0 ms<",
+            "3.00 ± 0.000 ns",
+            "1.25 ± 0.050",
+            "p-server -t 2",
+            "prefers-color-scheme: dark",
+        ] {
             assert!(page.contains(text), "{text}");
         }
         assert!(!page.contains("a <b>") && !page.contains("<script") && !page.contains("http"), "self-contained");

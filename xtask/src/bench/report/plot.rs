@@ -152,6 +152,7 @@ pub(super) fn history(figures: &[f64]) -> String {
     svg + "</svg>"
 }
 
+/// The beginning of a plot.
 pub(super) fn open(title: &str, width: f64, height: f64) -> String {
     format!(
         r#"<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"><title>{title}</title>"#
