@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod config_file;
 mod device;
+mod heap;
 mod inspect;
 mod interrupts;
 mod machine;

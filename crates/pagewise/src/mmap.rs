@@ -1,4 +1,4 @@
-//! Model files as byte slices, without reading them. The only `unsafe` of this crate; knows no format.
+//! Model files as byte slices, without reading them. Knows no format.
 #![allow(unsafe_code)]
 
 use std::fs::File;

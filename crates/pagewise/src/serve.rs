@@ -12,7 +12,7 @@ use crate::cli::ServeArgs;
 use crate::interrupts::Interrupts;
 use crate::phases::Phases;
 use crate::wiring::Profile;
-use crate::{output, wiring};
+use crate::{heap, output, wiring};
 
 /// How often a lost device is looked for. Clients learn of it at once, by their streams.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
@@ -36,6 +36,7 @@ pub(crate) async fn run(args: &ServeArgs, mut phases: Phases) -> Result<()> {
         ..ServeOptions::default()
     };
     drop(started);
+    heap::give_back_freed();
     // Before the address is told: who knows it may end the server at once, and expects the drain.
     let mut interrupts = Interrupts::new()?;
     phases.end("rest");
