@@ -1,5 +1,6 @@
 //! Stored formats of numbers and their conversion to and from f32. Knows single elements.
 
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 
 /// A stored format of numbers. Elements are held as plain integers or f32, whose zeroed vectors take no memory until they
@@ -15,6 +16,13 @@ pub(crate) trait StoredNumber: Copy + Send + Sync + 'static {
 pub(crate) trait StoredFloat: StoredNumber {
     /// The nearest element, ties to even.
     fn from_f32(value: f32) -> Self::Bits;
+
+    /// The same for a slice of equal length, with the machine's instructions for it.
+    fn convert(values: &[f32], out: &mut [Self::Bits]) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = Self::from_f32(*value);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +56,10 @@ impl StoredNumber for Half {
 impl StoredFloat for Half {
     fn from_f32(value: f32) -> u16 {
         f16::from_f32(value).to_bits()
+    }
+
+    fn convert(values: &[f32], out: &mut [u16]) {
+        out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
     }
 }
 

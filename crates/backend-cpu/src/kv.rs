@@ -166,9 +166,15 @@ fn append<S: StoredFloat>(
 ) {
     let heads = new_keys.chunks_exact(layout.head_dim).zip(new_values.chunks_exact(layout.head_dim));
     for (kv_head, (new_keys, new_values)) in heads.enumerate() {
-        let (keys, values) = head_mut(layout, pool, place, kv_head);
-        keys.zip(new_keys).for_each(|(out, value)| *out = S::from_f32(*value));
-        values.iter_mut().zip(new_values).for_each(|(out, value)| *out = S::from_f32(*value));
+        let (mut keys, values) = head_mut(layout, pool, place, kv_head);
+        S::convert(new_values, values);
+        // Those of a token lie apart, so they are converted together before they are dealt out.
+        let mut converted = [S::Bits::default(); 64];
+        for new_keys in new_keys.chunks(converted.len()) {
+            let converted = &mut converted[..new_keys.len()];
+            S::convert(new_keys, converted);
+            converted.iter().zip(keys.by_ref()).for_each(|(key, out)| *out = *key);
+        }
     }
 }
 

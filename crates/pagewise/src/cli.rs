@@ -99,7 +99,7 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     pub(crate) max_num_batched_tokens: Option<u32>,
     /// Most prompt tokens of a step in which other requests generate: bounds the gaps between their tokens, and slows prompts
-    /// while others generate [default: 32 on the CPU, on a GPU as max-num-batched-tokens].
+    /// while others generate [default: 24 on the CPU, on a GPU as max-num-batched-tokens].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     pub(crate) max_mixed_prefill_tokens: Option<u32>,
     /// Tokens a KV block holds; a power of two up to 256.

@@ -198,7 +198,7 @@ impl Offer {
             kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 }.into(),
             default_max_num_seqs: 64,
             default_max_num_batched_tokens: 512,
-            default_max_mixed_prefill_tokens: 32,
+            default_max_mixed_prefill_tokens: 24,
             memory: MemoryOffer::Host { available_bytes },
             warm_up: WarmUp::Off,
             not_on_gpu: None,
