@@ -1,6 +1,8 @@
 //! A head's keys or values as signed bytes with one scale, as [`KvElement::Int8`](tensor_backend::KvElement::Int8) defines
 //! them. Knows one head of one token.
 
+use crate::quantise::{is_plain_magnitude, largest_magnitude, nearest, scale_of_none};
+
 /// How a head is quantised: element `x` becomes the integer nearest to `inverse * x`, which stands for `scale` times itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadScale {
@@ -10,23 +12,17 @@ pub(crate) struct HeadScale {
 
 impl HeadScale {
     pub(crate) fn of(head: &[f32]) -> Self {
-        // Magnitudes compare like their bits, with NaN above infinity.
-        let max_bits = head.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF));
-        let max = f32::from_bits(max_bits);
-        if !max.is_finite() {
-            Self { scale: f32::NAN, inverse: 0.0 }
-        } else if max <= 1e-36 {
-            Self { scale: 0.0, inverse: 0.0 }
-        } else {
+        let max = largest_magnitude(head);
+        if is_plain_magnitude(max) {
             Self { scale: max / 127.0, inverse: 127.0 / max }
+        } else {
+            Self { scale: scale_of_none(max), inverse: 0.0 }
         }
     }
 
     /// In -127..=127, unless the scale is NaN.
     pub(crate) fn quantise(self, value: f32) -> i8 {
-        // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits of the sum.
-        const ROUND: f32 = 12_582_912.0;
-        (value * self.inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8
+        nearest(value * self.inverse) as i8
     }
 }
 

@@ -31,6 +31,24 @@ impl ActivationBlock {
 /// Adding 1.5 * 2^23 to a float below 2^22 leaves the nearest integer, ties to even, in the low bits of the sum.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
+/// The largest magnitude; NaN if any is.
+#[inline(always)]
+pub(crate) fn largest_magnitude(values: &[f32]) -> f32 {
+    // Magnitudes compare like their bits, with NaN above infinity.
+    f32::from_bits(values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF)))
+}
+
+/// The scale of values that are not quantised by their largest magnitude: NaN, or zero.
+pub(crate) fn scale_of_none(max: f32) -> f32 {
+    if max.is_finite() { 0.0 } else { f32::NAN }
+}
+
+/// The integer nearest to a float below 2^22, ties to even.
+#[inline(always)]
+pub(crate) fn nearest(value: f32) -> i32 {
+    (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()).cast_signed()
+}
+
 /// Whether a block of this largest magnitude is quantised by its scale: it is finite, and `127 / max` does not overflow.
 pub(crate) fn is_plain_magnitude(max: f32) -> bool {
     max.is_finite() && max > 1e-36
@@ -42,17 +60,16 @@ pub(crate) fn is_plain_magnitude(max: f32) -> bool {
 /// magnitude is at most 1e-36 is taken as zeros. Above 1e37 the sum of a block may overflow, and products with weights that
 /// have a minimum are then infinite or NaN.
 pub(crate) fn quantise_block(values: &[f32; BLOCK], out: &mut ActivationBlock) {
-    // Magnitudes compare like their bits, with NaN above infinity.
-    let max = f32::from_bits(values.iter().fold(0, |max, value| max.max(value.to_bits() & 0x7FFF_FFFF)));
+    let max = largest_magnitude(values);
     if !is_plain_magnitude(max) {
-        *out = ActivationBlock { scale: if max <= 1e-36 { 0.0 } else { f32::NAN }, ..ActivationBlock::default() };
+        *out = ActivationBlock { scale: scale_of_none(max), ..ActivationBlock::default() };
         out.scaled_sum = out.scale;
         return;
     }
     let inverse = 127.0 / max;
     let mut half_sums = [0; 2];
     for (index, value) in values.iter().enumerate() {
-        let quant = (value * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+        let quant = nearest(value * inverse);
         out.quants[index / 4][index % 4] = quant as i8;
         half_sums[index * 2 / BLOCK] += quant;
     }

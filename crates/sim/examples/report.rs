@@ -145,7 +145,7 @@ step. Figures are means over {} seeds of 90 s each, and in brackets the least an
 
 When not all can begin in time, turns go to the requests that need the fewest blocks which are not cached. So goodput is
 above the capacity in order of arrival, and grows with the choice; what it costs is seen in the last column. Output lengths
-are not known beforehand, and nobody has a turn for them.
+are not known beforehand and give nobody a turn.
 
 ![Goodput and completed requests against load](img/overload.svg)
 

@@ -1,6 +1,6 @@
-//! `cargo xtask bench planted`: a proof that `--check` notices what it is for. A fifth more work is planted into the scheduler
-//! and into a kernel, in a copy of the crates; the benchmarks of the slower program must be found out beside those of the sound
-//! one, by their times and by their instructions, and the sound one beside itself must not.
+//! `cargo xtask bench planted`: a proof that `--check` notices what it is for. A fifth to a quarter more work is planted into
+//! the scheduler and into a kernel, in a copy of the crates; the benchmarks of the slower program must be found out beside
+//! those of the sound one, by their times and by their instructions, and the sound one beside itself must not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
