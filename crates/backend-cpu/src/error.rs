@@ -3,6 +3,7 @@
 use tensor_backend::Element;
 
 use crate::Instructions;
+use crate::kv::MAX_HEAD_DIM;
 
 /// Errors of [`CpuBackend`](crate::CpuBackend), all of them at construction or allocation: the ops themselves cannot fail.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum CpuError {
         /// How much.
         bytes: u64,
     },
+    /// Wider than what attention has room for.
+    #[error("attention on the CPU takes heads of at most {max} elements, not {0}", max = MAX_HEAD_DIM)]
+    HeadDim(usize),
     /// Forced instructions that this machine lacks.
     #[error("this machine has no {0} instructions; it has {available}", available = names_of_available())]
     Instructions(Instructions),

@@ -1,7 +1,7 @@
 //! Stored formats of numbers and their conversion to and from f32. Knows single elements.
 
+use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use half::{bf16, f16};
 
 /// A stored format of numbers. Elements are held as plain integers or f32, whose zeroed vectors take no memory until they
 /// are written.
@@ -60,23 +60,6 @@ impl StoredFloat for Half {
 
     fn convert(values: &[f32], out: &mut [u16]) {
         out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Brain;
-
-impl StoredNumber for Brain {
-    type Bits = u16;
-
-    fn to_f32(bits: u16) -> f32 {
-        bf16::from_bits(bits).to_f32()
-    }
-}
-
-impl StoredFloat for Brain {
-    fn from_f32(value: f32) -> u16 {
-        bf16::from_f32(value).to_bits()
     }
 }
 

@@ -5,12 +5,19 @@ use tensor_backend::{Element, KvElement, KvLayout};
 
 use crate::CpuError;
 use crate::error::{bytes_of, zeroed};
-use crate::float::{Brain, Half, Single, StoredFloat};
+use crate::float::{Half, Single, StoredFloat};
 use crate::head_scale::HeadScale;
+use crate::simd::{Path, round_to_pairs, round_to_singles};
+
+/// Elements of the widest head that attention has room for.
+pub(crate) const MAX_HEAD_DIM: usize = 3072;
 
 /// Keys and values of all layers: `[layers][key, value][blocks]`. A block of keys is `[kv heads][head_dim][block_size]`, so
-/// that one vector holds an element of consecutive positions; a block of values is `[kv heads][block_size][head_dim]`. The
-/// scales of signed bytes are a pool of their own, of heads with one element.
+/// that one vector holds an element of consecutive positions; a block of values is `[kv heads][block_size][head_dim]`.
+///
+/// bfloat16 lies in words of two: those of keys hold consecutive elements of a head, those of values consecutive positions,
+/// `[kv heads][block_size / 2][head_dim]`. The last position of a block of an odd size, which has no other beside it, takes
+/// the words that are left as keys would. The scales of signed bytes are a pool of their own, of heads with one element.
 #[derive(Debug)]
 pub struct Kv {
     layout: KvLayout,
@@ -21,15 +28,13 @@ pub struct Kv {
 pub(crate) enum KvValues {
     F32(Vec<f32>),
     F16(Vec<u16>),
-    BF16(Vec<u16>),
+    BF16(Vec<u32>),
     Int8 { quants: Vec<i8>, scales: Vec<f32> },
 }
 
-/// The keys and values of one head in one block.
+/// The keys and values of one head in one block, as [`Kv`] lays them out.
 pub(crate) struct HeadBlock<'a, T> {
-    /// `[head_dim][block_size]`
     pub(crate) keys: &'a [T],
-    /// `[block_size][head_dim]`
     pub(crate) values: &'a [T],
 }
 
@@ -38,10 +43,16 @@ impl Kv {
         const WHAT: &str = "the KV pool";
         let num_heads = 2 * layout.num_layers * layout.num_blocks * layout.block_size * layout.num_kv_heads;
         let len = num_heads * layout.head_dim;
+        if layout.head_dim > MAX_HEAD_DIM {
+            return Err(CpuError::HeadDim(layout.head_dim));
+        }
         let values = match layout.element {
             KvElement::Float(Element::F32) => KvValues::F32(zeroed(len, 0.0, WHAT)?),
             KvElement::Float(Element::F16) => KvValues::F16(zeroed(len, 0, WHAT)?),
-            KvElement::Float(Element::BF16) => KvValues::BF16(zeroed(len, 0, WHAT)?),
+            KvElement::Float(Element::BF16) => {
+                assert!(layout.head_dim.is_multiple_of(2), "rotation pairs the elements of a head");
+                KvValues::BF16(zeroed(len / 2, 0, WHAT)?)
+            }
             KvElement::Int8 => KvValues::Int8 { quants: zeroed(len, 0, WHAT)?, scales: zeroed(num_heads, 0.0, WHAT)? },
         };
         Ok(Self { layout: *layout, values })
@@ -50,7 +61,8 @@ impl Kv {
     pub(crate) fn bytes(&self) -> u64 {
         match &self.values {
             KvValues::F32(values) => bytes_of(values),
-            KvValues::F16(values) | KvValues::BF16(values) => bytes_of(values),
+            KvValues::F16(values) => bytes_of(values),
+            KvValues::BF16(pairs) => bytes_of(pairs),
             KvValues::Int8 { quants, scales } => bytes_of(quants) + bytes_of(scales),
         }
     }
@@ -62,7 +74,8 @@ impl Kv {
     pub(crate) fn copy_blocks(&mut self, copies: &[BlockCopy]) {
         match &mut self.values {
             KvValues::F32(values) => copy_blocks(&self.layout, values, copies),
-            KvValues::F16(values) | KvValues::BF16(values) => copy_blocks(&self.layout, values, copies),
+            KvValues::F16(values) => copy_blocks(&self.layout, values, copies),
+            KvValues::BF16(pairs) => copy_blocks(&pair_layout(&self.layout), pairs, copies),
             KvValues::Int8 { quants, scales } => {
                 copy_blocks(&self.layout, quants, copies);
                 copy_blocks(&scale_layout(&self.layout), scales, copies);
@@ -77,8 +90,10 @@ impl Kv {
         let (from, to) = ((there, from), (here, to));
         match (&mut self.values, &other.values) {
             (KvValues::F32(here), KvValues::F32(there)) => copy_block(here, there, from, to),
-            (KvValues::F16(here), KvValues::F16(there)) | (KvValues::BF16(here), KvValues::BF16(there)) => {
-                copy_block(here, there, from, to);
+            (KvValues::F16(here), KvValues::F16(there)) => copy_block(here, there, from, to),
+            (KvValues::BF16(here), KvValues::BF16(there)) => {
+                let (their_layout, our_layout) = (pair_layout(from.0), pair_layout(to.0));
+                copy_block(here, there, (&their_layout, from.1), (&our_layout, to.1));
             }
             (KvValues::Int8 { quants, scales }, KvValues::Int8 { quants: other_quants, scales: other_scales }) => {
                 copy_block(quants, other_quants, from, to);
@@ -89,14 +104,30 @@ impl Kv {
         }
     }
 
-    /// Appends one token's keys and values, `[kv heads][head_dim]` each, at `slot` of `block`.
-    pub(crate) fn append(&mut self, place: TokenPlace, keys: &[f32], values: &[f32]) {
+    /// Appends one token.
+    pub(crate) fn append(&mut self, path: Path, token: &NewToken<'_>) {
         match &mut self.values {
-            KvValues::F32(pool) => append::<Single>(&self.layout, pool, place, keys, values),
-            KvValues::F16(pool) => append::<Half>(&self.layout, pool, place, keys, values),
-            KvValues::BF16(pool) => append::<Brain>(&self.layout, pool, place, keys, values),
-            KvValues::Int8 { quants, scales } => append_int8(&self.layout, (quants, scales), place, keys, values),
+            KvValues::F32(pool) => append::<Single>(&self.layout, pool, token),
+            KvValues::F16(pool) => append::<Half>(&self.layout, pool, token),
+            KvValues::BF16(pool) => append_pairs(path, &pair_layout(&self.layout), pool, token),
+            KvValues::Int8 { quants, scales } => append_int8(&self.layout, (quants, scales), token),
         }
+    }
+}
+
+/// One token's keys and values of one layer, and where they go.
+pub(crate) struct NewToken<'a> {
+    pub(crate) place: TokenPlace,
+    /// `[kv heads][head_dim]`
+    pub(crate) keys: &'a [f32],
+    /// `[kv heads][head_dim]`
+    pub(crate) values: &'a [f32],
+}
+
+impl NewToken<'_> {
+    /// The keys and values of each head.
+    fn heads(&self, head_dim: usize) -> impl Iterator<Item = (&[f32], &[f32])> {
+        self.keys.chunks_exact(head_dim).zip(self.values.chunks_exact(head_dim))
     }
 }
 
@@ -112,6 +143,27 @@ pub(crate) struct TokenPlace {
 /// Where the scales of signed bytes lie: heads of one element.
 pub(crate) fn scale_layout(layout: &KvLayout) -> KvLayout {
     KvLayout { head_dim: 1, element: Element::F32.into(), ..*layout }
+}
+
+/// Where pairs of bfloat16 lie: as heads of half as many elements.
+pub(crate) fn pair_layout(layout: &KvLayout) -> KvLayout {
+    KvLayout { head_dim: layout.head_dim / 2, ..*layout }
+}
+
+/// Where a pair lies that holds a value of one position, among those of a head in one block, and which half of it that is.
+/// `layout` is that of pairs.
+pub(crate) fn half_of_value(layout: &KvLayout, slot: usize, col: usize) -> (usize, usize) {
+    let (row, head_dim) = (slot / 2, 2 * layout.head_dim);
+    if is_lone(slot, layout.block_size) {
+        (row * head_dim + col / 2, col % 2)
+    } else {
+        (row * head_dim + col, slot % 2)
+    }
+}
+
+/// Whether a position of a block has no other beside it.
+fn is_lone(slot: usize, block_size: usize) -> bool {
+    slot.is_multiple_of(2) && slot + 1 == block_size
 }
 
 /// Elements of the keys, or of the values, of one layer and block.
@@ -140,6 +192,19 @@ pub(crate) fn head_block<'a, T>(
     HeadBlock { keys: &pool[keys..][..head_len], values: &pool[values..][..head_len] }
 }
 
+/// The part of a pool that holds one head in one block: its keys and its values.
+fn head_block_mut<'a, T>(
+    layout: &KvLayout,
+    pool: &'a mut [T],
+    place: TokenPlace,
+    kv_head: usize,
+) -> (&'a mut [T], &'a mut [T]) {
+    let head_len = layout.block_size * layout.head_dim;
+    let keys = keys_at(layout, place.layer, place.block) + kv_head * head_len;
+    let (keys, rest) = pool[keys..].split_at_mut(head_len);
+    (keys, &mut rest[layout.num_blocks * block_len(layout) - head_len..][..head_len])
+}
+
 /// One head of a token: the elements of its keys, which lie apart, and of its values.
 fn head_mut<'a, T>(
     layout: &KvLayout,
@@ -147,26 +212,15 @@ fn head_mut<'a, T>(
     place: TokenPlace,
     kv_head: usize,
 ) -> (impl Iterator<Item = &'a mut T>, &'a mut [T]) {
-    let (head_dim, block_size) = (layout.head_dim, layout.block_size);
-    assert!(place.slot < block_size);
-    let head_len = block_size * head_dim;
-    let keys_at = keys_at(layout, place.layer, place.block) + kv_head * head_len;
-    let (keys, rest) = pool[keys_at..].split_at_mut(head_len);
-    let values_at = layout.num_blocks * block_len(layout) - head_len + place.slot * head_dim;
-    let keys = keys.chunks_exact_mut(block_size).map(move |positions| &mut positions[place.slot]);
-    (keys, &mut rest[values_at..][..head_dim])
+    assert!(place.slot < layout.block_size);
+    let (keys, values) = head_block_mut(layout, pool, place, kv_head);
+    let keys = keys.iter_mut().skip(place.slot).step_by(layout.block_size);
+    (keys, &mut values[place.slot * layout.head_dim..][..layout.head_dim])
 }
 
-fn append<S: StoredFloat>(
-    layout: &KvLayout,
-    pool: &mut [S::Bits],
-    place: TokenPlace,
-    new_keys: &[f32],
-    new_values: &[f32],
-) {
-    let heads = new_keys.chunks_exact(layout.head_dim).zip(new_values.chunks_exact(layout.head_dim));
-    for (kv_head, (new_keys, new_values)) in heads.enumerate() {
-        let (mut keys, values) = head_mut(layout, pool, place, kv_head);
+fn append<S: StoredFloat>(layout: &KvLayout, pool: &mut [S::Bits], token: &NewToken<'_>) {
+    for (kv_head, (new_keys, new_values)) in token.heads(layout.head_dim).enumerate() {
+        let (mut keys, values) = head_mut(layout, pool, token.place, kv_head);
         S::convert(new_values, values);
         // Those of a token lie apart, so they are converted together before they are dealt out.
         let mut converted = [S::Bits::default(); 64];
@@ -178,16 +232,36 @@ fn append<S: StoredFloat>(
     }
 }
 
-fn append_int8(
-    layout: &KvLayout,
-    (quants, scales): (&mut [i8], &mut [f32]),
-    place: TokenPlace,
-    new_keys: &[f32],
-    new_values: &[f32],
-) {
-    let scale_layout = scale_layout(layout);
-    let heads = new_keys.chunks_exact(layout.head_dim).zip(new_values.chunks_exact(layout.head_dim));
-    for (kv_head, (new_keys, new_values)) in heads.enumerate() {
+/// `layout` is that of pairs.
+fn append_pairs(path: Path, layout: &KvLayout, pool: &mut [u32], token: &NewToken<'_>) {
+    const SOME: usize = 64;
+    let (place, head_dim) = (token.place, 2 * layout.head_dim);
+    let mut words = [0; SOME];
+    for (kv_head, (new_keys, new_values)) in token.heads(head_dim).enumerate() {
+        let (keys, values) = head_block_mut(layout, pool, place, kv_head);
+        let mut keys = keys[place.slot..].iter_mut().step_by(layout.block_size);
+        for new_keys in new_keys.chunks(2 * SOME) {
+            let pairs = &mut words[..new_keys.len() / 2];
+            round_to_pairs(path, new_keys, pairs);
+            pairs.iter().zip(keys.by_ref()).for_each(|(pair, out)| *out = *pair);
+        }
+        let values = &mut values[place.slot / 2 * head_dim..];
+        if is_lone(place.slot, layout.block_size) {
+            round_to_pairs(path, new_values, values);
+            continue;
+        }
+        let (kept, shift) = if place.slot.is_multiple_of(2) { (0x0000_FFFF, 0) } else { (0xFFFF_0000, 16) };
+        for (values, new_values) in values.chunks_mut(SOME).zip(new_values.chunks(SOME)) {
+            let singles = &mut words[..new_values.len()];
+            round_to_singles(path, new_values, singles);
+            values.iter_mut().zip(singles).for_each(|(out, single)| *out = *out & kept | *single >> shift);
+        }
+    }
+}
+
+fn append_int8(layout: &KvLayout, (quants, scales): (&mut [i8], &mut [f32]), token: &NewToken<'_>) {
+    let (place, scale_layout) = (token.place, scale_layout(layout));
+    for (kv_head, (new_keys, new_values)) in token.heads(layout.head_dim).enumerate() {
         let (of_keys, of_values) = (HeadScale::of(new_keys), HeadScale::of(new_values));
         let (keys, values) = head_mut(layout, quants, place, kv_head);
         keys.zip(new_keys).for_each(|(out, value)| *out = of_keys.quantise(*value));

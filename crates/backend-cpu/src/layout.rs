@@ -8,7 +8,7 @@ use tensor_backend::WeightPart;
 
 use crate::error::{bytes_of, zeroed};
 use crate::float::{Half, Single, StoredFloat, StoredNumber};
-use crate::pairs::{halves, pair};
+use crate::pairs::{Pairs, halves, pair};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
     dequantise_row,
@@ -16,7 +16,7 @@ use crate::panel::{
 use crate::pool::{Chunks, Pool};
 use crate::quantise::ActivationBlock;
 use crate::simd::{
-    Matrix, MatrixMut, Path, Start, TileProduct, VectorBlock, VectorNumber, pair_product, panel_product, tile_product,
+    Matrix, MatrixMut, Operand, Path, Start, TileProduct, VectorBlock, VectorNumber, panel_product, tile_product,
 };
 use crate::{CpuError, Precision};
 
@@ -41,21 +41,17 @@ pub(crate) struct Activations<'a> {
     pub(crate) floats: Matrix<'a>,
     /// `[rows, k / 32]`; empty if no segment takes them.
     pub(crate) blocks: &'a [ActivationBlock],
-    /// `[rows][words of k]`, as the [`Path`] lays them out; empty if no segment takes them.
-    pub(crate) brains: &'a [u32],
+    /// `[rows, words of k]`, as the [`Path`] lays them out; of no columns if no segment takes them.
+    pub(crate) brains: Matrix<'a, u32>,
 }
 
 impl Activations<'_> {
     pub(crate) fn some_rows(&self, rows: Range<usize>) -> Self {
         let num_rows = self.floats.rows().max(1);
-        let blocks = &self.blocks[in_rows(&rows, self.blocks.len() / num_rows)];
-        let brains = &self.brains[in_rows(&rows, self.brains.len() / num_rows)];
-        Self { floats: self.floats.some_rows(rows), blocks, brains }
+        let per_row = self.blocks.len() / num_rows;
+        let blocks = &self.blocks[rows.start * per_row..rows.end * per_row];
+        Self { floats: self.floats.some_rows(rows.clone()), blocks, brains: self.brains.some_rows(rows) }
     }
-}
-
-fn in_rows(rows: &Range<usize>, per_row: usize) -> Range<usize> {
-    rows.start * per_row..rows.end * per_row
 }
 
 /// Rows of one format in the layout of its product.
@@ -83,7 +79,7 @@ impl<S: VectorNumber> Panels for FloatPanels<S> {
 
     fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, out: MatrixMut<'_>) {
         let panel = &self.values[unit * self.cols * UNIT..][..self.cols * UNIT];
-        tile_product::<S>(path, TileProduct { x: x.floats, panel, panel_stride: UNIT, start: Start::Zero, out });
+        unit_product::<S>(path, panel, x.floats, out);
     }
 
     fn row(&self, row: usize, out: &mut [f32]) {
@@ -92,6 +88,11 @@ impl<S: VectorNumber> Panels for FloatPanels<S> {
             *out = S::to_f32(values[row % UNIT]);
         }
     }
+}
+
+/// The product with a panel of whole units.
+fn unit_product<S: Operand>(path: Path, panel: &[S::Word], x: Matrix<'_, S::X>, out: MatrixMut<'_>) {
+    tile_product::<S>(path, TileProduct { x, panels: &[panel], panel_stride: UNIT, start: Start::Zero, out });
 }
 
 /// `[units][pairs of columns][32]`, bfloat16.
@@ -113,7 +114,7 @@ impl Panels for PairPanels {
     }
 
     fn unit_product(&self, path: Path, unit: usize, x: Activations<'_>, out: MatrixMut<'_>) {
-        pair_product(path, self.unit(unit), x.brains, out);
+        unit_product::<Pairs>(path, self.unit(unit), x.brains, out);
     }
 
     fn row(&self, row: usize, out: &mut [f32]) {

@@ -3,9 +3,10 @@
 //! There is one arithmetic for each stored weight format, at every batch size. [`Precision::Exact`] dequantises weights to
 //! f32 when they are loaded and multiplies in f32: the reference path. [`Precision::Native`] multiplies the stored formats
 //! directly: activations are quantised to blocks of 32 signed bytes, sums inside of a block are exact integers, and blocks
-//! are summed in f32 in ascending order. With bf16 weights activations are rounded to bf16, and elements below 2^-56 are
-//! zeros. Those, f16 and f32 weights, and keys and values of any element, are multiplied in f32, in ascending order. Neither
-//! the other rows nor the chunking, the number of threads or the [`Instructions`] change a bit of a row's result.
+//! are summed in f32 in ascending order. What meets bf16 (activations its weights, queries its keys, attention's weights its
+//! values) is rounded to bf16, and elements of either below 2^-56 are zeros. These products and those of all other elements
+//! are added in f32, in ascending order. Neither the other rows nor the chunking, the number of threads or the
+//! [`Instructions`] change a bit of a row's result.
 //!
 //! - `ops` has the ops: shapes, threads, cache blocking.
 //! - `weight` has the rows of weights in a `layout` for each format; `panel` and `pairs` are the formats, with their plain

@@ -1,11 +1,16 @@
-//! bfloat16 weights in pairs of columns, activations rounded to meet them, and their plain product. Knows single elements and
-//! lanes, not models or threads.
+//! bfloat16 in pairs, of weights, keys or values, and activations rounded to meet them. Knows single elements, not models or
+//! threads.
 //!
-//! Two consecutive columns are one 32-bit word, the first in its upper half, so that `vdpbf16ps` adds their products in
-//! ascending order. That instruction adds the product of the upper halves and then that of the lower ones, each sum rounded
-//! once; and it takes for zero whatever is below the normal numbers, which other multiply-adds do not. So nothing may be
-//! there: elements below [`SMALLEST`] are zeros. An element of eight significant bits from 2^-56 on is a multiple of 2^-63, a
-//! product of two such, and with it every sum of products however rounded, a multiple of 2^-126: zero, or a normal number.
+//! Two elements that follow one another in a sum are one 32-bit word, the first in its upper half, so that `vdpbf16ps` adds
+//! their products in ascending order. That instruction adds the product of the upper halves and then that of the lower ones,
+//! each sum rounded once; and it takes for zero whatever is below the normal numbers, which other multiply-adds do not. So
+//! nothing may be there: elements below [`SMALLEST`] are zeros. An element of eight significant bits from 2^-56 on is a
+//! multiple of 2^-63, a product of two such, and with it every sum of products however rounded, a multiple of 2^-126: zero, or
+//! a normal number.
+
+/// Stored words of two bfloat16 elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pairs;
 
 /// Elements of smaller size are zeros: 2^-56, or 1.4e-17.
 pub(crate) const SMALLEST: f32 = f32::from_bits((127 - 56) << 23);
@@ -13,14 +18,14 @@ pub(crate) const SMALLEST: f32 = f32::from_bits((127 - 56) << 23);
 /// How activations lie in memory: as the instructions take them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Words {
-    /// An f32 for each column.
+    /// An f32 for each element.
     Singles,
-    /// A word for each pair of columns.
+    /// A word for each pair of elements.
     Pairs,
 }
 
 impl Words {
-    /// Words of a row, whose last column is padded to a pair.
+    /// Words of a row, whose last element is padded to a pair.
     pub(crate) fn per_row(self, cols: usize) -> usize {
         match self {
             Self::Singles => cols.div_ceil(2) * 2,
@@ -38,13 +43,13 @@ pub(crate) fn rounded(x: f32) -> u32 {
     if x.is_nan() { f32::NAN.to_bits() } else { finite }
 }
 
-/// Two columns in a word.
+/// Two elements in a word.
 #[inline(always)]
 pub(crate) fn pair(first: f32, second: f32) -> u32 {
     rounded(first) | rounded(second) >> 16
 }
 
-/// The columns of a word.
+/// The elements of a word.
 #[inline(always)]
 pub(crate) fn halves(pair: u32) -> [f32; 2] {
     [f32::from_bits(pair & 0xFFFF_0000), f32::from_bits(pair << 16)]
@@ -70,13 +75,6 @@ pub(crate) fn round_to_pairs(row: &[f32], out: &mut [u32]) {
     if let [last] = rest {
         out[pairs.len()] = pair(*last, 0.0);
     }
-}
-
-/// The dot product of column `lane` of a panel, `width` words to a pair, with a row of singles: single precision in
-/// ascending order, each step one fused multiply-add. Every faster product equals this one bit for bit.
-pub(crate) fn plain_dot(panel: &[u32], width: usize, lane: usize, x: &[u32]) -> f32 {
-    let weights = panel[lane..].iter().step_by(width).flat_map(|pair| halves(*pair));
-    x.iter().zip(weights).fold(0.0, |sum, (x, weight)| f32::from_bits(*x).mul_add(weight, sum))
 }
 
 #[cfg(test)]

@@ -128,6 +128,7 @@ fn products_and_norms_give_the_same_bits() {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 struct Heads {
     num_heads: usize,
     num_kv_heads: usize,
@@ -137,16 +138,20 @@ struct Heads {
     element: KvElement,
 }
 
-/// A context that is filled by a first step, and a decode row on it beside a short prefill.
-const STEPS: [&[(usize, usize)]; 2] = [&[(0, 140)], &[(140, 1), (0, 20)]];
+/// A context that is filled by a first step, longer than what is attended to at a time, and a decode row on it beside a short
+/// prefill.
+const STEPS: [&[(usize, usize)]; 2] = [&[(0, CONTEXT)], &[(CONTEXT, 1), (0, 20)]];
+
+const CONTEXT: usize = 290;
 
 impl Heads {
-    /// Both steps' queries, keys and values after their norms and rotation, and what was attended.
-    fn run(&self, instructions: Instructions, threads: usize) -> Vec<u32> {
+    /// Both steps' queries, keys and values after their norms and rotation, and what was attended, of all tokens but a step's
+    /// last. Values that are given spoil those of the last token of all.
+    fn run(&self, instructions: Instructions, threads: usize, spoiled: Option<f32>) -> Vec<u32> {
         let config = CpuConfig { threads: Some(threads), precision: Precision::Native };
         let mut backend = CpuBackend::with_instructions(config, instructions).unwrap();
         let Self { num_heads, num_kv_heads, head_dim, block_size, sliding_window, element } = *self;
-        let max_blocks_per_slot = 141_usize.div_ceil(block_size);
+        let max_blocks_per_slot = (CONTEXT + 1).div_ceil(block_size);
         let layout = KvLayout {
             num_layers: 1,
             num_blocks: 2 * max_blocks_per_slot,
@@ -157,7 +162,7 @@ impl Heads {
         };
         let mut kv = backend.alloc_kv(&layout).unwrap();
         let attention = AttentionLayout { num_heads, num_kv_heads, head_dim, block_size, sliding_window: None };
-        let limits = InputLimits { max_tokens: 140, max_slots: 2, max_blocks_per_slot, max_jobs: 1, attention };
+        let limits = InputLimits { max_tokens: CONTEXT, max_slots: 2, max_blocks_per_slot, max_jobs: 1, attention };
         let mut inputs = backend.new_inputs(&limits).unwrap();
         let mut next = words(head_dim as u64);
         let mut matrix = |backend: &mut CpuBackend, rows: usize, cols: usize| {
@@ -168,14 +173,20 @@ impl Heads {
         };
         let [q_weight, k_weight] = [0; 2].map(|_| matrix(&mut backend, 1, head_dim));
         let frequencies = RotaryFrequencies { inverse: vec![0.3; head_dim / 2], amplitude: 1.0 };
-        let mut rope = backend.alloc(141, head_dim, Element::F32).unwrap();
-        backend.write(&mut rope, &frequencies.table(141)).unwrap();
+        let mut rope = backend.alloc(CONTEXT + 1, head_dim, Element::F32).unwrap();
+        backend.write(&mut rope, &frequencies.table(CONTEXT + 1)).unwrap();
         let mut results = Vec::new();
-        for rows in STEPS {
+        for (nth, rows) in STEPS.into_iter().enumerate() {
             let step = step_of(rows, max_blocks_per_slot);
             let rows = step.num_tokens();
             backend.upload(&mut inputs, &step).unwrap();
-            let mut qkv = matrix(&mut backend, rows, (num_heads + 2 * num_kv_heads) * head_dim);
+            let cols = (num_heads + 2 * num_kv_heads) * head_dim;
+            let mut qkv = matrix(&mut backend, rows, cols);
+            if let Some(value) = spoiled.filter(|_| nth + 1 == STEPS.len()) {
+                let mut values = backend.read(&qkv, 0..rows).unwrap();
+                values[rows * cols - num_kv_heads * head_dim..].fill(value);
+                backend.write(&mut qkv, &values).unwrap();
+            }
             let mut out = backend.alloc(rows, num_heads * head_dim, Element::F32).unwrap();
             let qk_norm = Some(QkNorm { q_weight: &q_weight, k_weight: &k_weight, eps: 1e-6 });
             let (inputs, rope, layer) = (&inputs, &rope, 0);
@@ -184,7 +195,7 @@ impl Heads {
             let (qkv, kv, scale) = (&qkv, &kv, 0.2);
             let op = PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out: &mut out, rows };
             backend.paged_attention(op).unwrap();
-            results.extend([qkv, &out].into_iter().flat_map(|buffer| bits(&mut backend, buffer, rows)));
+            results.extend([qkv, &out].into_iter().flat_map(|buffer| bits(&mut backend, buffer, rows - 1)));
         }
         results
     }
@@ -207,23 +218,45 @@ fn step_of(rows: &[(usize, usize)], max_blocks_per_slot: usize) -> StepInputs {
     step
 }
 
-#[test]
-fn attention_gives_the_same_bits() {
-    for (num_heads, num_kv_heads, head_dim, block_size, sliding_window, element) in [
-        (9, 3, 64, 16, None, Element::F16.into()),
-        (14, 2, 64, 16, None, Element::BF16.into()),
-        (7, 1, 10, 3, None, Element::F32.into()),
-        (26, 2, 24, 256, None, Element::F16.into()),
-        (3, 3, 80, 1, Some(7), Element::BF16.into()),
-        (4, 2, 40, 24, Some(133), Element::F32.into()),
+fn all_heads() -> impl Iterator<Item = Heads> {
+    let (f32, f16, bf16) = (Element::F32.into(), Element::F16.into(), Element::BF16.into());
+    [
+        (9, 3, 64, 16, None, f16),
+        (14, 2, 64, 16, None, bf16),
+        (7, 1, 10, 3, None, f32),
+        (26, 2, 24, 256, None, f16),
+        (3, 3, 80, 1, Some(7), bf16),
+        (4, 2, 40, 24, Some(133), f32),
         (9, 3, 64, 16, None, KvElement::Int8),
         (26, 2, 24, 256, Some(133), KvElement::Int8),
         (7, 1, 10, 3, None, KvElement::Int8),
-    ] {
-        let heads = Heads { num_heads, num_kv_heads, head_dim, block_size, sliding_window, element };
-        let what = format!("{num_heads} heads, {num_kv_heads} of keys, {head_dim} wide, {element:?}");
-        check(&format!("{what}, blocks of {block_size}, window {sliding_window:?}"), |instructions, threads| {
-            heads.run(instructions, threads)
-        });
+        (4, 2, 64, 16, Some(21), bf16),
+        (6, 2, 34, 7, None, bf16),
+    ]
+    .into_iter()
+    .map(|(num_heads, num_kv_heads, head_dim, block_size, sliding_window, element)| Heads {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        block_size,
+        sliding_window,
+        element,
+    })
+}
+
+#[test]
+fn attention_gives_the_same_bits() {
+    for heads in all_heads() {
+        check(&format!("{heads:?}"), |instructions, threads| heads.run(instructions, threads, None));
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_seen_by_later_tokens_only() {
+    for heads in all_heads() {
+        let [run, of_nan, of_infinities] =
+            [None, Some(f32::NAN), Some(f32::INFINITY)].map(|spoiled| heads.run(Instructions::best(), 2, spoiled));
+        assert!(run == of_nan, "{heads:?}, NaN");
+        assert!(run == of_infinities, "{heads:?}, infinities");
     }
 }

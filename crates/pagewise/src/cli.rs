@@ -79,7 +79,7 @@ pub(crate) struct EngineArgs {
     /// slower set shows what a faster one brings. Has no effect on a GPU.
     #[arg(long, value_name = "SET", value_parser = instructions())]
     pub(crate) cpu_instructions: Option<Instructions>,
-    /// Type of the KV cache. `auto`: float16 on the CPU, float32 with --dtype float32, and on a GPU the type that it computes in,
+    /// Type of the KV cache. `auto`: bfloat16 on the CPU, float32 with --dtype float32, and on a GPU the type that it computes in,
     /// which is the only one there. `int8`, on the CPU only: bytes with a scale for each head of a token, a little more than half
     /// the size of 16-bit types.
     #[arg(long, value_enum, default_value_t)]

@@ -195,7 +195,7 @@ pub(crate) fn copy_rates(gpu: Option<usize>, bytes: usize) -> Result<CopyRates> 
 impl Offer {
     pub(crate) fn of_cpu(precision: Precision, available_bytes: Option<u64>) -> Self {
         Self {
-            kv_element: if precision == Precision::Exact { Element::F32 } else { Element::F16 }.into(),
+            kv_element: if precision == Precision::Exact { Element::F32 } else { Element::BF16 }.into(),
             default_max_num_seqs: 64,
             default_max_num_batched_tokens: 512,
             default_max_mixed_prefill_tokens: 24,

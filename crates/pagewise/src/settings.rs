@@ -365,10 +365,10 @@ mod tests {
             Ok(Opened::Cuda(..)) => panic!("{flags}: a GPU"),
             Err(error) => panic!("{flags}: {error}"),
         };
-        assert_eq!(kv_element("--device cpu"), Element::F16.into());
+        assert_eq!(kv_element("--device cpu"), Element::BF16.into());
         assert_eq!(kv_element("--device cpu --dtype float32"), Element::F32.into());
         assert_eq!(kv_element("--device cpu --dtype float32 --kv-cache-dtype half"), Element::F16.into());
-        assert_eq!(kv_element("--device cpu --kv-cache-dtype bfloat16"), Element::BF16.into());
+        assert_eq!(kv_element("--device cpu --kv-cache-dtype float16"), Element::F16.into());
         // Where there is a GPU, `auto` leaves it alone.
         assert_eq!(kv_element("--kv-cache-dtype int8"), KvElement::Int8);
         assert_eq!(kv_element("--kv-cache-dtype float32"), Element::F32.into());

@@ -1,7 +1,7 @@
 //! Causal attention over paged keys and values, as a streaming softmax (Milakov and Gimelshein, 2018; Dao et al., 2022).
 //! Knows tiles of queries, block tables and positions.
 //!
-//! The context is taken in chunks of 128 positions that begin at multiples of 128, whatever the block size. For each chunk
+//! The context is taken in chunks of 256 positions that begin at multiples of 256, whatever the block size. For each chunk
 //! a query's scores are formed, its running maximum and sum updated, and its weighted values added in ascending order of
 //! position. A query's result therefore depends on its own context alone. Several queries form a tile so that keys and
 //! values are read once for all of them: consecutive tokens of one row for a prefill, the heads that share a key-value
@@ -9,28 +9,34 @@
 
 use core::ops::Range;
 
-use tensor_backend::PagedAttention;
+use tensor_backend::{KvLayout, PagedAttention};
 
 use crate::CpuBackend;
 use crate::buffer::Buffer;
-use crate::float::{Brain, Byte, Half, Single, StoredNumber};
+use crate::float::{Byte, Half, Single};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
-use crate::kv::{HeadBlock, Kv, KvValues, head_block, scale_layout};
+use crate::kv::{HeadBlock, KvValues, MAX_HEAD_DIM, half_of_value, head_block, pair_layout, scale_layout};
+use crate::pairs::Pairs;
 use crate::pool::{Cores, Split};
 use crate::simd::{
-    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Path, Softmax, Start, TileProduct, VectorNumber,
-    columns_product, softmax_chunk, tile_product,
+    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Operand, Path, Softmax, Start, TileProduct, columns_product,
+    scale_and_add, scale_row, tile_product,
 };
 
 /// Positions of a chunk.
-const CHUNK: usize = 128;
-
-/// Between the scores of one query and the next. Scores are formed for whole columns; what lies beyond the last position is
-/// not read.
-const SCORE_STRIDE: usize = CHUNK + COLUMN;
+const CHUNK: usize = 256;
 
 /// Queries of a tile.
 const MAX_QUERIES: usize = MAX_TILE_TOKENS;
+
+/// Elements of all queries that are taken at a time: of heads wider than 256, fewer queries than [`MAX_QUERIES`].
+const MAX_QUERY_ELEMENTS: usize = MAX_HEAD_DIM;
+
+/// Blocks whose values are added at a time.
+const MAX_PANELS: usize = 16;
+
+/// Words of each key that are brought together at a time, where keys of consecutive positions do not lie so.
+const GATHERED: usize = 256;
 
 /// Multiply-adds that are worth a thread.
 const GRAIN: usize = 1 << 17;
@@ -39,7 +45,7 @@ pub(crate) fn paged_attention(cores: &Cores, op: PagedAttention<'_, CpuBackend>)
     match &op.kv.values {
         KvValues::F32(values) => attend::<Single>(cores, op, Stored { values, scales: None }),
         KvValues::F16(values) => attend::<Half>(cores, op, Stored { values, scales: None }),
-        KvValues::BF16(values) => attend::<Brain>(cores, op, Stored { values, scales: None }),
+        KvValues::BF16(values) => attend::<Pairs>(cores, op, Stored { values, scales: None }),
         KvValues::Int8 { quants, scales } => {
             attend::<Byte>(cores, op, Stored { values: quants, scales: Some(scales) });
         }
@@ -48,17 +54,18 @@ pub(crate) fn paged_attention(cores: &Cores, op: PagedAttention<'_, CpuBackend>)
 
 /// The keys and values of the pool.
 #[derive(Clone, Copy)]
-struct Stored<'a, T> {
-    values: &'a [T],
+struct Stored<'a, W> {
+    values: &'a [W],
     /// Of each head of a token, where its elements do not stand for themselves.
     scales: Option<&'a [f32]>,
 }
 
-fn attend<S: VectorNumber>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, stored: Stored<'_, S::Bits>) {
+fn attend<S: Operand>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, stored: Stored<'_, S::Word>) {
     let PagedAttention { inputs, qkv, kv, layer, num_heads, scale, sliding_window, out, rows } = op;
     let layout = kv.layout();
     assert_eq!(rows, inputs.step().num_tokens());
     assert!(num_heads.is_multiple_of(layout.num_kv_heads));
+    assert!(scale > 0.0, "the largest score stays the largest when it is scaled");
     let cols = num_heads * layout.head_dim;
     assert_eq!(out.cols(), cols);
     assert_eq!(qkv.cols(), cols + 2 * layout.num_kv_heads * layout.head_dim);
@@ -72,14 +79,16 @@ fn attend<S: VectorNumber>(cores: &Cores, op: PagedAttention<'_, CpuBackend>, st
 
     let group_cols = cols / layout.num_kv_heads;
     let out = MatrixMut::new(out.rows_mut(0..rows), rows, cols, cols);
-    let context = Context::<S> { path: cores.path, inputs, qkv, kv, stored, layer, scale, sliding_window };
+    let word_layout = if S::ELEMENTS == 1 { *layout } else { pair_layout(layout) };
+    let context = Context::<S> { path: cores.path, inputs, qkv, word_layout, stored, layer, scale, sliding_window };
     cores.pool.run(Tasks { tiles, kv_heads: 0..layout.num_kv_heads, group_cols, out }, grain, |mut work| {
+        let mut scratch = Scratch::<S>::new();
         let first_token = work.tiles.first().map_or(0, |tile| tile.tokens.start);
         for tile in work.tiles {
             for (index, kv_head) in work.kv_heads.clone().enumerate() {
                 let rows = tile.tokens.start - first_token..tile.tokens.end - first_token;
                 let out = work.out.part(rows, index * group_cols..(index + 1) * group_cols);
-                context.attend_tile(tile, kv_head, out);
+                context.attend_tile(tile, kv_head, &mut scratch, out);
             }
         }
     });
@@ -118,15 +127,50 @@ impl Split for Tasks<'_> {
 }
 
 /// What all tiles share.
-struct Context<'a, S: StoredNumber> {
+struct Context<'a, S: Operand> {
     path: Path,
     inputs: &'a Inputs,
     qkv: &'a Buffer,
-    kv: &'a Kv,
-    stored: Stored<'a, S::Bits>,
+    /// The pool's, with as many elements in a head as it has words.
+    word_layout: KvLayout,
+    stored: Stored<'a, S::Word>,
     layer: usize,
     scale: f32,
     sliding_window: Option<usize>,
+}
+
+/// What is kept from tile to tile for its room alone.
+struct Scratch<S: Operand> {
+    /// Queries as scores take them.
+    queries: [S::X; MAX_QUERY_ELEMENTS],
+    scores: ScoreScratch<S>,
+    values: ValueScratch<S>,
+}
+
+/// What scores need.
+struct ScoreScratch<S: Operand> {
+    /// `[queries][positions of a chunk]`
+    scores: [f32; MAX_QUERIES * CHUNK],
+    /// Keys of positions that do not lie together.
+    keys: [S::Word; GATHERED * COLUMN],
+}
+
+/// What weighted values need.
+struct ValueScratch<S: Operand> {
+    /// `[queries, head_dim]`: the sums of a chunk.
+    sums: [f32; MAX_QUERY_ELEMENTS],
+    /// The weights as values take them.
+    weights: [S::X; MAX_QUERIES * CHUNK],
+}
+
+impl<S: Operand> Scratch<S> {
+    fn new() -> Self {
+        Self {
+            queries: [S::X::default(); _],
+            scores: ScoreScratch { scores: [0.0; _], keys: [S::Word::default(); _] },
+            values: ValueScratch { sums: [0.0; _], weights: [S::X::default(); _] },
+        }
+    }
 }
 
 /// Queries that read the same keys and values.
@@ -139,102 +183,131 @@ struct Queries<'a> {
     visible: &'a [Range<usize>],
 }
 
-impl<S: VectorNumber> Context<'_, S> {
+impl<S: Operand> Context<'_, S> {
     /// `out` is `[tokens of the tile, heads of the group * head_dim]`.
-    fn attend_tile(&self, tile: &TokenTile, kv_head: usize, mut out: MatrixMut<'_>) {
-        let head_dim = self.kv.layout().head_dim;
+    fn attend_tile(&self, tile: &TokenTile, kv_head: usize, scratch: &mut Scratch<S>, mut out: MatrixMut<'_>) {
+        let head_dim = self.head_dim();
+        let most = MAX_QUERIES.min(MAX_QUERY_ELEMENTS / head_dim);
         let group = out.cols() / head_dim;
         let first_col = kv_head * out.cols();
         let table = self.inputs.table(tile.slot);
         let rows = self.qkv.rows(tile.tokens.clone());
         let num_tokens = tile.tokens.len();
-        let visible = |token: usize| {
-            let position = self.inputs.step().positions[tile.tokens.start + token] as usize;
+        let visible: [_; MAX_QUERIES] = core::array::from_fn(|token| {
+            let position = self.inputs.step().positions[tile.tokens.start + token.min(num_tokens - 1)] as usize;
             self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
-        };
+        });
         if num_tokens > 1 {
-            let visible: [_; MAX_QUERIES] = core::array::from_fn(|i| visible(i.min(num_tokens - 1)));
-            let visible = &visible[..num_tokens];
             for head in 0..group {
                 let q = Matrix::new(&rows[first_col + head * head_dim..], num_tokens, head_dim, self.qkv.cols());
-                let out = out.part(0..num_tokens, head * head_dim..(head + 1) * head_dim);
-                self.attend_queries(&Queries { table, kv_head, q, visible }, out);
+                for first in (0..num_tokens).step_by(most) {
+                    let tokens = first..num_tokens.min(first + most);
+                    let out = out.part(tokens.clone(), head * head_dim..(head + 1) * head_dim);
+                    let (q, visible) = (q.some_rows(tokens.clone()), &visible[tokens]);
+                    self.attend_queries(&Queries { table, kv_head, q, visible }, scratch, out);
+                }
             }
         } else {
-            let visible: [_; MAX_QUERIES] = core::array::from_fn(|_| visible(0));
-            let heads = rows[first_col..][..group * head_dim].chunks(MAX_QUERIES * head_dim);
-            for (q, out) in heads.zip(out.row_mut(0).chunks_mut(MAX_QUERIES * head_dim)) {
+            let heads = rows[first_col..][..group * head_dim].chunks(most * head_dim);
+            for (q, out) in heads.zip(out.row_mut(0).chunks_mut(most * head_dim)) {
                 let num_heads = q.len() / head_dim;
                 let q = Matrix::new(q, num_heads, head_dim, head_dim);
                 let out = MatrixMut::new(out, num_heads, head_dim, head_dim);
-                self.attend_queries(&Queries { table, kv_head, q, visible: &visible[..num_heads] }, out);
+                let visible = &visible[..num_heads];
+                self.attend_queries(&Queries { table, kv_head, q, visible }, scratch, out);
             }
         }
     }
 
+    fn head_dim(&self) -> usize {
+        self.word_layout.head_dim * S::ELEMENTS
+    }
+
     /// `out` is `[queries, head_dim]`.
-    fn attend_queries(&self, queries: &Queries<'_>, mut out: MatrixMut<'_>) {
+    fn attend_queries(&self, queries: &Queries<'_>, scratch: &mut Scratch<S>, mut out: MatrixMut<'_>) {
         let num_queries = queries.visible.len();
+        let Scratch { queries: q, scores, values } = scratch;
+        let q = S::take(self.path, queries.q, q);
         let mut softmax = [Softmax::EMPTY; MAX_QUERIES];
-        let mut scores = [0.0; MAX_QUERIES * SCORE_STRIDE];
         for query in 0..num_queries {
             out.row_mut(query).fill(0.0);
         }
         let all = hull(queries.visible);
         for chunk in all.start / CHUNK..all.end.div_ceil(CHUNK) {
             let chunk = chunk * CHUNK..(chunk + 1) * CHUNK;
-            self.form_scores(queries, &chunk, &mut scores);
-            self.scale_by(queries, &chunk, &mut scores, |scales| scales.keys);
+            let hull = intersection(&all, &chunk);
+            self.form_scores(queries, q, &hull, scores);
+            let scores = &mut scores.scores;
+            self.scale_by(queries, &hull, scores, |scales| scales.keys);
+            let mut shrinks = [1.0; MAX_QUERIES];
             for (query, visible) in queries.visible.iter().enumerate() {
                 let seen = intersection(visible, &chunk);
-                if seen.is_empty() {
-                    continue;
-                }
-                let scores = &mut scores[query * SCORE_STRIDE..][seen.start - chunk.start..seen.end - chunk.start];
-                let shrink = softmax_chunk(self.path, scores, self.scale, &mut softmax[query]);
-                if shrink != 1.0 {
-                    out.row_mut(query).iter_mut().for_each(|sum| *sum *= shrink);
+                if !seen.is_empty() {
+                    let scores = &mut scores[query * CHUNK..][seen.start - chunk.start..seen.end - chunk.start];
+                    shrinks[query] = softmax[query].take(self.path, scores, self.scale);
                 }
             }
-            self.scale_by(queries, &chunk, &mut scores, |scales| scales.values);
-            self.add_values(queries, &chunk, &scores, &mut out);
+            self.scale_by(queries, &hull, scores, |scales| scales.values);
+            let sums = self.sum_values(queries, &hull, scores, values);
+            for (query, visible) in queries.visible.iter().enumerate() {
+                if !intersection(visible, &chunk).is_empty() {
+                    scale_and_add(self.path, out.row_mut(query), shrinks[query], sums.row(query));
+                }
+            }
         }
         for (query, softmax) in softmax[..num_queries].iter().enumerate() {
-            let inverse = 1.0 / softmax.sum;
-            out.row_mut(query).iter_mut().for_each(|value| *value *= inverse);
+            scale_row(self.path, out.row_mut(query), 1.0 / softmax.sum);
         }
     }
 
-    /// Dot products of all queries with all keys of the chunk that any of them sees.
-    fn form_scores(&self, queries: &Queries<'_>, chunk: &Range<usize>, scores: &mut [f32]) {
-        let layout = self.kv.layout();
-        let num_queries = queries.visible.len();
-        let panel_stride = layout.block_size;
-        let mut columns = [Column::<S::Bits> { panel: &[], to: 0 }; SCORE_STRIDE / COLUMN];
-        let mut num_columns = 0;
-        for run in block_runs(intersection(&hull(queries.visible), chunk), layout.block_size) {
-            let block = queries.table[run.block_index] as usize;
-            let head = head_block(layout, self.stored.values, self.layer, block, queries.kv_head);
-            // To whole columns where the block has them: the scores of positions that nobody sees are never read.
-            let width = run.slots.len().next_multiple_of(COLUMN).min(layout.block_size - run.slots.start);
-            let (panel, to) = (&head.keys[run.slots.start..], run.first_position - chunk.start);
-            let whole = width / COLUMN * COLUMN;
-            for at in (0..whole).step_by(COLUMN) {
-                columns[num_columns] = Column { panel: &panel[at..], to: to + at };
+    /// Dot products of all queries with the keys of `positions`, which lie in one chunk.
+    fn form_scores(
+        &self,
+        queries: &Queries<'_>,
+        q: Matrix<'_, S::X>,
+        positions: &Range<usize>,
+        scratch: &mut ScoreScratch<S>,
+    ) {
+        let ScoreScratch { scores, keys: gathered } = scratch;
+        let block_size = self.word_layout.block_size;
+        let mut product = |x: Matrix<'_, S::X>, columns: &[Column<'_, S::Word>], panel_stride: usize, start: Start| {
+            let out = MatrixMut::new(scores, queries.visible.len(), CHUNK, CHUNK);
+            columns_product(self.path, ColumnsProduct::<S> { x, columns, panel_stride, start, out });
+        };
+        // The scores of positions that nobody sees are never read.
+        let firsts = (positions.start / COLUMN * COLUMN..positions.end).step_by(COLUMN);
+        if block_size.is_multiple_of(COLUMN) {
+            let mut columns = [Column { panel: &[], to: 0 }; CHUNK / COLUMN];
+            let mut num_columns = 0;
+            for first in firsts {
+                let keys = self.head(queries, first / block_size).keys;
+                columns[num_columns] = Column { panel: &keys[first % block_size..], to: first % CHUNK };
                 num_columns += 1;
             }
-            if whole < width {
-                let out = MatrixMut::new(&mut scores[to + whole..], num_queries, width - whole, SCORE_STRIDE);
-                let panel = &panel[whole..];
-                tile_product(
-                    self.path,
-                    TileProduct::<S> { x: queries.q, panel, panel_stride, start: Start::Zero, out },
-                );
+            return product(q, &columns[..num_columns], block_size, Start::Zero);
+        }
+        let (num_words, x_per_word) = (self.word_layout.head_dim, S::x_per_word(self.path));
+        for first in firsts {
+            for words in (0..num_words).step_by(GATHERED).map(|word| word..num_words.min(word + GATHERED)) {
+                let panel = &mut gathered[..words.len() * COLUMN];
+                for run in block_runs(intersection(positions, &(first..first + COLUMN)), block_size) {
+                    let keys = &self.head(queries, run.block_index).keys[words.start * block_size..];
+                    for (keys, panel) in keys.chunks_exact(block_size).zip(panel.chunks_exact_mut(COLUMN)) {
+                        panel[run.first_position - first..][..run.slots.len()]
+                            .copy_from_slice(&keys[run.slots.clone()]);
+                    }
+                }
+                let x = q.some_cols(words.start * x_per_word..words.end * x_per_word);
+                let start = if words.start == 0 { Start::Zero } else { Start::Out };
+                product(x, &[Column { panel, to: first % CHUNK }], COLUMN, start);
             }
         }
-        let out = MatrixMut::new(scores, num_queries, SCORE_STRIDE, SCORE_STRIDE);
-        let columns = &columns[..num_columns];
-        columns_product(self.path, ColumnsProduct::<S> { x: queries.q, columns, panel_stride, out });
+    }
+
+    /// The keys and values that the queries read in a block of their table.
+    fn head(&self, queries: &Queries<'_>, block_index: usize) -> HeadBlock<'_, S::Word> {
+        let block = queries.table[block_index] as usize;
+        head_block(&self.word_layout, self.stored.values, self.layer, block, queries.kv_head)
     }
 
     /// Multiplies what is by position with the scales of the keys, or of the values, where there are any. A scale is a factor
@@ -242,49 +315,143 @@ impl<S: VectorNumber> Context<'_, S> {
     fn scale_by(
         &self,
         queries: &Queries<'_>,
-        chunk: &Range<usize>,
+        positions: &Range<usize>,
         by_position: &mut [f32],
         of: impl Fn(HeadBlock<'_, f32>) -> &[f32],
     ) {
         let Some(scales) = self.stored.scales else { return };
-        let layout = scale_layout(self.kv.layout());
-        for run in block_runs(intersection(&hull(queries.visible), chunk), layout.block_size) {
+        let layout = scale_layout(&self.word_layout);
+        for run in block_runs(positions.clone(), layout.block_size) {
             let block = queries.table[run.block_index] as usize;
             let scales = &of(head_block(&layout, scales, self.layer, block, queries.kv_head))[run.slots.clone()];
-            for row in by_position.chunks_exact_mut(SCORE_STRIDE).take(queries.visible.len()) {
-                let row = &mut row[run.first_position - chunk.start..];
+            for row in by_position.chunks_exact_mut(CHUNK).take(queries.visible.len()) {
+                let row = &mut row[run.first_position % CHUNK..];
                 row.iter_mut().zip(scales).for_each(|(value, scale)| *value *= scale);
             }
         }
     }
 
-    /// Adds the weighted values of the chunk: together where all queries see a position, else query by query, so that a
-    /// query reads nothing that it does not see. The positions of each query ascend.
-    fn add_values(&self, queries: &Queries<'_>, chunk: &Range<usize>, weights: &[f32], out: &mut MatrixMut<'_>) {
-        let layout = self.kv.layout();
-        let head_dim = layout.head_dim;
-        let mut add = |members: Range<usize>, positions: Range<usize>| {
-            for run in block_runs(positions, layout.block_size) {
-                let block = queries.table[run.block_index] as usize;
-                let head = head_block(layout, self.stored.values, self.layer, block, queries.kv_head);
-                let weights = &weights[members.start * SCORE_STRIDE + run.first_position - chunk.start..];
-                let x = Matrix::new(weights, members.len(), run.slots.len(), SCORE_STRIDE);
-                let (panel, panel_stride) = (&head.values[run.slots.start * head_dim..], head_dim);
-                let out = out.part(members.clone(), 0..head_dim);
-                tile_product(self.path, TileProduct::<S> { x, panel, panel_stride, start: Start::Out, out });
-            }
+    /// The weighted values of `positions`, which lie in one chunk, in ascending order: `[queries, head_dim]`.
+    ///
+    /// A query reads nothing that it does not see. Where others see more, it may read that with a weight of zero if it is
+    /// finite: this changes no bit of a sum, and all queries are summed together. Otherwise each takes its own.
+    fn sum_values<'a>(
+        &self,
+        queries: &Queries<'_>,
+        positions: &Range<usize>,
+        weights: &mut [f32],
+        scratch: &'a mut ValueScratch<S>,
+    ) -> Matrix<'a> {
+        let (num_queries, head_dim) = (queries.visible.len(), self.head_dim());
+        let mut out = MatrixMut::new(&mut scratch.sums, num_queries, head_dim, head_dim);
+        for query in 0..num_queries {
+            out.row_mut(query).fill(0.0);
+        }
+        let mut add = |members: Range<usize>, positions: Range<usize>, weights: &[f32]| {
+            let weights = Matrix::new(&weights[members.start * CHUNK..], members.len(), CHUNK, CHUNK);
+            let out = out.part(members, 0..head_dim);
+            self.add_values(queries, &Weighted { positions, weights }, &mut scratch.weights, out);
         };
-        let mut common = queries.visible.iter().fold(chunk.clone(), |common, visible| intersection(&common, visible));
-        if common.is_empty() {
-            common = chunk.end..chunk.end;
+        let common = queries.visible.iter().fold(positions.clone(), |common, visible| intersection(&common, visible));
+        let common = if common.is_empty() { positions.end..positions.end } else { common };
+        if self.are_finite(queries, positions.start..common.start)
+            && self.are_finite(queries, common.end..positions.end)
+        {
+            for (query, visible) in queries.visible.iter().enumerate() {
+                let (row, seen) = (&mut weights[query * CHUNK..][..CHUNK], intersection(visible, positions));
+                for unseen in
+                    [positions.start..seen.start.min(positions.end), seen.end.max(positions.start)..positions.end]
+                {
+                    let first = unseen.start % CHUNK;
+                    row[first..first + unseen.len()].fill(0.0);
+                }
+            }
+            add(0..num_queries, positions.clone(), weights);
+        } else {
+            for (query, visible) in queries.visible.iter().enumerate() {
+                add(query..query + 1, intersection(visible, positions), weights);
+            }
         }
-        for (query, visible) in queries.visible.iter().enumerate() {
-            add(query..query + 1, visible.start.max(chunk.start)..visible.end.min(common.start));
+        Matrix::new(&scratch.sums, num_queries, head_dim, head_dim)
+    }
+
+    /// Whether the values of `positions` are finite.
+    fn are_finite(&self, queries: &Queries<'_>, positions: Range<usize>) -> bool {
+        let head_dim = self.head_dim();
+        block_runs(positions, self.word_layout.block_size).all(|run| {
+            let values = self.head(queries, run.block_index).values;
+            let words = run.slots.start / S::ELEMENTS * head_dim..run.slots.end.div_ceil(S::ELEMENTS) * head_dim;
+            let words = words.start..words.end.min(values.len());
+            values[words].iter().fold(true, |all, word| all & S::is_finite(*word))
+        })
+    }
+
+    /// Adds weighted values to `out`, `[queries, head_dim]`.
+    fn add_values(&self, queries: &Queries<'_>, weighted: &Weighted<'_>, scratch: &mut [S::X], mut out: MatrixMut<'_>) {
+        let (block_size, head_dim) = (self.word_layout.block_size, self.head_dim());
+        // Words follow one another from block to block if these hold whole words.
+        let stretch = if block_size.is_multiple_of(S::ELEMENTS) { MAX_PANELS * block_size } else { block_size };
+        for stretch in block_runs(weighted.positions.clone(), stretch) {
+            let end = stretch.first_position + stretch.slots.len();
+            let mut next = stretch.first_position;
+            if !stretch.slots.start.is_multiple_of(S::ELEMENTS) {
+                self.add_lone_values(queries, next, weighted.of(next..next + 1), out.reborrow());
+                next += 1;
+            }
+            let whole = next..next + (end - next) / S::ELEMENTS * S::ELEMENTS;
+            if !whole.is_empty() {
+                let mut panels: [&[S::Word]; MAX_PANELS] = [&[]; _];
+                let mut num_panels = 0;
+                for run in block_runs(whole.clone(), block_size) {
+                    let words = run.slots.start / S::ELEMENTS * head_dim..run.slots.end / S::ELEMENTS * head_dim;
+                    panels[num_panels] = &self.head(queries, run.block_index).values[words];
+                    num_panels += 1;
+                }
+                let x = S::take(self.path, weighted.of(whole.clone()), scratch);
+                let (panels, panel_stride, out) = (&panels[..num_panels], head_dim, out.reborrow());
+                tile_product(self.path, TileProduct::<S> { x, panels, panel_stride, start: Start::Out, out });
+            }
+            if whole.end < end {
+                self.add_lone_values(queries, whole.end, weighted.of(whole.end..end), out.reborrow());
+            }
         }
-        add(0..queries.visible.len(), common.clone());
-        for (query, visible) in queries.visible.iter().enumerate() {
-            add(query..query + 1, visible.start.max(common.end)..visible.end.min(chunk.end));
+    }
+
+    /// Adds the weighted values of one position alone to `out`, `[queries, head_dim]`: whatever its words hold besides is
+    /// not seen. `weights` are `[queries, 1]`.
+    fn add_lone_values(&self, queries: &Queries<'_>, position: usize, weights: Matrix<'_>, mut out: MatrixMut<'_>) {
+        const SOME: usize = 64;
+        let block_size = self.word_layout.block_size;
+        let values = self.head(queries, position / block_size).values;
+        let mut words = [S::Word::default(); SOME];
+        let mut scratch = [S::X::default(); MAX_QUERIES * 2];
+        let x = S::take(self.path, weights, &mut scratch);
+        for first in (0..out.cols()).step_by(SOME) {
+            let cols = first..out.cols().min(first + SOME);
+            let words = &mut words[..cols.len()];
+            for (col, word) in cols.clone().zip(&mut *words) {
+                let (index, nth) = half_of_value(&self.word_layout, position % block_size, col);
+                *word = S::alone(values[index], nth);
+            }
+            let out = out.part(0..weights.rows(), cols);
+            let (panels, panel_stride) = (&[&*words], words.len());
+            tile_product(self.path, TileProduct::<S> { x, panels, panel_stride, start: Start::Out, out });
         }
+    }
+}
+
+/// Positions of a chunk, and what they weigh.
+struct Weighted<'a> {
+    positions: Range<usize>,
+    /// `[queries, positions of the chunk]`
+    weights: Matrix<'a>,
+}
+
+impl<'a> Weighted<'a> {
+    /// The weights of some of the positions.
+    fn of(&self, positions: Range<usize>) -> Matrix<'a> {
+        let first = positions.start % CHUNK;
+        self.weights.some_cols(first..first + positions.len())
     }
 }
 

@@ -95,6 +95,7 @@ impl ProductScratch {
                 }
             });
         }
+        let brains = Matrix::new(brains, rows, per_row.brains, per_row.brains);
         Activations { floats: Matrix::new(values, rows, cols, cols), blocks, brains }
     }
 }

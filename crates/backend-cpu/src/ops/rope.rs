@@ -3,7 +3,7 @@
 use tensor_backend::RopeAppend;
 
 use crate::CpuBackend;
-use crate::kv::TokenPlace;
+use crate::kv::{NewToken, TokenPlace};
 use crate::pool::{Chunks, Cores};
 use crate::simd::rms_norm_in_place;
 
@@ -40,7 +40,8 @@ pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
         let slot = step.row_slots[step.token_rows[token] as usize];
         let block = op.inputs.table(slot)[position / layout.block_size] as usize;
         let place = TokenPlace { layer: op.layer, block, slot: position % layout.block_size };
-        op.kv.append(place, &row[q_cols..q_cols + kv_cols], &row[q_cols + kv_cols..]);
+        let (keys, values) = row[q_cols..].split_at(kv_cols);
+        op.kv.append(cores.path, &NewToken { place, keys, values });
     }
 }
 

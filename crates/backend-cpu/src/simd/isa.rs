@@ -24,13 +24,21 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load(from: *const f32) -> Self::Float;
     /// Reads `LANES` IEEE half-precision elements.
     unsafe fn load_half(from: *const u16) -> Self::Float;
-    /// Reads `LANES` bfloat16 elements.
-    unsafe fn load_brain(from: *const u16) -> Self::Float;
     /// Reads `LANES` unsigned bytes.
     unsafe fn load_u8(from: *const u8) -> Self::Float;
     /// Writes `LANES` elements.
     unsafe fn store(to: *mut f32, value: Self::Float);
+    unsafe fn add(a: Self::Float, b: Self::Float) -> Self::Float;
+    unsafe fn sub(a: Self::Float, b: Self::Float) -> Self::Float;
     unsafe fn mul(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// `a` where it is larger, else `b`.
+    unsafe fn max(a: Self::Float, b: Self::Float) -> Self::Float;
+    /// Zero in the lanes in which `x` is below `limit`.
+    unsafe fn zero_where_below(value: Self::Float, x: Self::Float, limit: f32) -> Self::Float;
+    /// The sum of 16 lanes, in halves.
+    unsafe fn fold_sum<const VECTORS: usize>(vectors: [Self::Float; VECTORS]) -> f32;
+    /// The largest of 16 lanes.
+    unsafe fn fold_max<const VECTORS: usize>(vectors: [Self::Float; VECTORS]) -> f32;
     /// `a * b + c`, rounded once.
     unsafe fn mul_add(a: Self::Float, b: Self::Float, c: Self::Float) -> Self::Float;
     /// `c - a * b`, rounded once.
@@ -51,6 +59,7 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn to_float(a: Self::Int) -> Self::Float;
     /// The floats that have these bits.
     unsafe fn from_bits(a: Self::Int) -> Self::Float;
+    unsafe fn to_bits(a: Self::Float) -> Self::Int;
 
     /// In each lane, `start` and the sum over `i < N` and `j < 4` of byte `j` of `weights[i]`, unsigned and at most `MAX`,
     /// times `x[i][j]`.
@@ -77,6 +86,44 @@ pub(crate) fn prefetch<T>(value: &T, ahead_bytes: usize) {
         // SAFETY: every x86-64 has the instruction; it is a hint that reads nothing and faults nowhere.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * LINE_BYTES)) };
     }
+}
+
+/// The sum of eight lanes, in halves.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn sum_of_8(lanes: __m256) -> f32 {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// The largest of eight lanes.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn max_of_8(lanes: __m256) -> f32 {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// The lower and the upper eight lanes.
+///
+/// # Safety
+/// The machine has AVX-512 F and DQ.
+#[inline(always)]
+unsafe fn halves(lanes: __m512) -> [__m256; 2] {
+    // SAFETY: passed on to the caller.
+    unsafe { [_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps::<1>(lanes)] }
 }
 
 /// Eight lanes, with AVX2, FMA and F16C.
@@ -110,11 +157,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_brain(from: *const u16) -> __m256 {
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast())))) }
-    }
-
-    #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
     }
@@ -125,8 +167,38 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn add(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: __m256, b: __m256) -> __m256 {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_where_below(value: __m256, x: __m256, limit: f32) -> __m256 {
+        unsafe { _mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, _mm256_set1_ps(limit)), value) }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_sum<const VECTORS: usize>(vectors: [__m256; VECTORS]) -> f32 {
+        unsafe { sum_of_8(_mm256_add_ps(vectors[0], vectors[1])) }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_max<const VECTORS: usize>(vectors: [__m256; VECTORS]) -> f32 {
+        unsafe { max_of_8(_mm256_max_ps(vectors[0], vectors[1])) }
     }
 
     #[inline(always)]
@@ -191,6 +263,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     unsafe fn to_float(a: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_bits(a: __m256) -> __m256i {
+        unsafe { _mm256_castps_si256(a) }
     }
 
     #[inline(always)]
@@ -264,11 +341,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_brain(from: *const u16) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())))) }
-    }
-
-    #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
     }
@@ -279,8 +351,44 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero_where_below(value: __m512, x: __m512, limit: f32) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(limit)), value) }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_sum<const VECTORS: usize>(vectors: [__m512; VECTORS]) -> f32 {
+        unsafe {
+            let [low, high] = halves(vectors[0]);
+            sum_of_8(_mm256_add_ps(low, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fold_max<const VECTORS: usize>(vectors: [__m512; VECTORS]) -> f32 {
+        unsafe {
+            let [low, high] = halves(vectors[0]);
+            max_of_8(_mm256_max_ps(low, high))
+        }
     }
 
     #[inline(always)]
@@ -345,6 +453,11 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn to_float(a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_bits(a: __m512) -> __m512i {
+        unsafe { _mm512_castps_si512(a) }
     }
 
     #[inline(always)]

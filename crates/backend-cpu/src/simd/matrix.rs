@@ -5,16 +5,16 @@ use core::ops::Range;
 
 /// A view of `rows` rows of `cols` elements; consecutive rows are `stride` elements apart.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
+pub(crate) struct Matrix<'a, T = f32> {
+    values: &'a [T],
     stride: usize,
     rows: usize,
     cols: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T> Matrix<'a, T> {
     /// Views `values` from its start.
-    pub(crate) fn new(values: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub(crate) fn new(values: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(rows == 0 || (rows - 1) * stride + cols <= values.len(), "the last row ends inside of the values");
         Self { values, stride, rows, cols }
     }
@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
         self.cols
     }
 
-    pub(crate) fn row(&self, row: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, row: usize) -> &'a [T] {
         assert!(row < self.rows);
         &self.values[row * self.stride..][..self.cols]
     }
@@ -39,8 +39,15 @@ impl<'a> Matrix<'a> {
         Self::new(values, rows.len(), self.cols, self.stride)
     }
 
+    /// The view of some columns.
+    pub(crate) fn some_cols(&self, cols: Range<usize>) -> Self {
+        assert!(cols.end <= self.cols);
+        let values = self.values.get(cols.start..).unwrap_or_default();
+        Self::new(values, self.rows, cols.len(), self.stride)
+    }
+
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn as_ptr(&self) -> *const f32 {
+    pub(super) fn as_ptr(&self) -> *const T {
         self.values.as_ptr()
     }
 

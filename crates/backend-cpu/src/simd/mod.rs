@@ -11,10 +11,11 @@ mod columns;
 #[cfg(target_arch = "x86_64")]
 mod isa;
 mod matrix;
-mod pairs;
+mod operand;
 mod peak;
 mod quantise;
 mod rows;
+mod softmax;
 mod tile;
 mod words;
 
@@ -24,11 +25,14 @@ pub(crate) use crate::panel::PanelBlock as VectorBlock;
 pub(crate) use blocks::VectorBlock;
 pub(crate) use columns::{COLUMN, Column, ColumnsProduct, columns_product};
 pub(crate) use matrix::{Matrix, MatrixMut};
-pub(crate) use pairs::pair_product;
+pub(crate) use operand::{Operand, VectorNumber};
 pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
 pub(crate) use quantise::quantise_row;
-pub(crate) use rows::{Softmax, rms_norm_in_place, rms_norm_row, round_row, silu_mul, softmax_chunk};
-pub(crate) use tile::{Start, TileProduct, VectorNumber, tile_product};
+pub(crate) use rows::{
+    rms_norm_in_place, rms_norm_row, round_row, round_to_pairs, round_to_singles, scale_and_add, scale_row, silu_mul,
+};
+pub(crate) use softmax::Softmax;
+pub(crate) use tile::{Start, TileProduct, tile_product};
 pub(crate) use words::{BLOCK_WORDS, as_blocks};
 
 use crate::pairs::Words;

@@ -1,4 +1,4 @@
-//! Loops over single rows: norm, gate, softmax, quantisation. They are written once, as plain code over lanes of a fixed
+//! Loops over single rows: norm, gate, rounding, scaling. They are written once, as plain code over lanes of a fixed
 //! number, and compiled for each [`Path`]: the compiler vectorises them, and as no reduction depends on the width of a
 //! vector, the bits are the same.
 
@@ -72,20 +72,13 @@ for_every_path! {
 }
 
 for_every_path! {
-    /// Takes a chunk of scores into a running softmax: they become weights relative to the new maximum. Returns the factor
-    /// by which what was summed before must shrink.
-    softmax_chunk(scores: &mut [f32], scale: f32, state: &mut Softmax) -> f32 = softmax
+    /// `out = out * factor + x`, each rounded.
+    scale_and_add(out: &mut [f32], factor: f32, x: &[f32]) = scaled_sum
 }
 
-/// Running maximum and sum of a softmax.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Softmax {
-    max: f32,
-    pub(crate) sum: f32,
-}
-
-impl Softmax {
-    pub(crate) const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
+for_every_path! {
+    /// `x = x * factor`.
+    scale_row(x: &mut [f32], factor: f32) = scaled
 }
 
 /// The sum of lanes, in halves.
@@ -142,36 +135,17 @@ fn gate_up(gate: &[f32], up: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn softmax(scores: &mut [f32], scale: f32, state: &mut Softmax) -> f32 {
-    let mut maxima = [state.max; LANES];
-    let (whole, rest) = scores.as_chunks_mut::<LANES>();
-    for chunk in &mut *whole {
-        for (max, score) in maxima.iter_mut().zip(chunk) {
-            *score *= scale;
-            *max = if *score > *max { *score } else { *max };
-        }
+fn scaled_sum(out: &mut [f32], factor: f32, x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = *out * factor + x;
     }
-    for (max, score) in maxima.iter_mut().zip(&mut *rest) {
-        *score *= scale;
-        *max = if *score > *max { *score } else { *max };
-    }
-    let max = maxima.into_iter().fold(f32::NEG_INFINITY, |max, lane| if lane > max { lane } else { max });
+}
 
-    let mut sums = [0.0; LANES];
-    for chunk in whole {
-        for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exp(*score - max);
-            *sum += *score;
-        }
+#[inline(always)]
+fn scaled(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
     }
-    for (sum, score) in sums.iter_mut().zip(rest) {
-        *score = exp(*score - max);
-        *sum += *score;
-    }
-    let shrink = exp(state.max - max);
-    state.sum = state.sum.mul_add(shrink, sum_lanes(sums));
-    state.max = max;
-    shrink
 }
 
 /// `e^x` within 2 units in the last place; 0 below -87, and at most `e^88`. NaN stays NaN.

@@ -17,7 +17,7 @@ const MODEL: &str = "llama-llama3-rope";
 type Arithmetic = (Precision, KvElement);
 
 const EXACT: Arithmetic = (Precision::Exact, KvElement::Float(Element::F32));
-const NATIVE: Arithmetic = (Precision::Native, KvElement::Float(Element::F16));
+const NATIVE: Arithmetic = (Precision::Native, KvElement::Float(Element::BF16));
 const BYTES: Arithmetic = (Precision::Native, KvElement::Int8);
 
 fn driver(checkpoint: &Checkpoint<'_>, (precision, kv_element): Arithmetic) -> Driver {

@@ -211,6 +211,11 @@ fn attend_position(shape: &AttentionShape, context: &[f32], position: usize, sca
         .collect()
 }
 
+/// Largest error of attention over keys and values of an element.
+fn tolerance(options: &Options, element: KvElement) -> f64 {
+    if element == KvElement::Float(Element::BF16) { options.bfloat16_tolerance } else { options.float_tolerance }
+}
+
 /// Attention of every shape, step and KV element: against the definition, each row as alone, and in chunks as at once.
 ///
 /// # Panics
@@ -239,10 +244,11 @@ fn check_scene<B: Backend>(backend: &mut B, options: &Options, scene: &Scene) {
         let what = format!("attention, {:?}, {shape:?}, row of {} + {}", scene.element, row.start, row.tokens.len());
         let in_batch = &together[first_token * out_cols..][..row.tokens.len() * out_cols];
         first_token += row.tokens.len();
-        assert_close(&what, in_batch, &scene.expected(*index), options.float_tolerance);
+        let tolerance = tolerance(options, scene.element);
+        assert_close(&what, in_batch, &scene.expected(*index), tolerance);
 
         let alone = scene.attend(backend, &mut device, &[(*index, row.clone())]);
-        assert_same(&format!("{what}, alone"), in_batch, &alone, options.bitwise_rows, options.float_tolerance);
+        assert_same(&format!("{what}, alone"), in_batch, &alone, options.bitwise_rows, tolerance);
 
         let middle = row.tokens.len() / 3;
         if middle > 0 {
@@ -252,7 +258,7 @@ fn check_scene<B: Backend>(backend: &mut B, options: &Options, scene: &Scene) {
             ];
             let chunked: Vec<f32> =
                 chunks.into_iter().flat_map(|chunk| scene.attend(backend, &mut device, &[(*index, chunk)])).collect();
-            assert_same(&format!("{what}, chunked"), in_batch, &chunked, options.bitwise_rows, options.float_tolerance);
+            assert_same(&format!("{what}, chunked"), in_batch, &chunked, options.bitwise_rows, tolerance);
         }
     }
 }
@@ -352,7 +358,7 @@ fn check_rope_append_of<B: Backend>(
         let positions = (0..21).map(|position| (first, position)).chain((0..2).map(|position| (second, position)));
         positions.flat_map(|(context, position)| attend_position(&shape, context, position, scene.scale())).collect()
     };
-    assert_close(&format!("{what}, attention"), &attended, &expected(&in_pool), options.float_tolerance);
+    assert_close(&format!("{what}, attention"), &attended, &expected(&in_pool), tolerance(options, element));
     if element == KvElement::Int8 {
         assert_close(&format!("{what}, what bytes lose"), &attended, &expected(&got), INT8_TOLERANCE);
     }
@@ -453,8 +459,8 @@ fn check_moved<B: Backend>(backend: &mut B, options: &Options, scene: &Scene, de
         device.layer = layer;
         let what = format!("{what}, {:?}, {:?}, layer {layer}", scene.element, scene.shape);
         let copied = scene.attend(backend, device, &[(0, moved.clone())]);
-        assert_close(&what, &copied, &scene.expected(0), options.float_tolerance);
+        assert_close(&what, &copied, &scene.expected(0), tolerance(options, scene.element));
         let original = scene.attend(backend, device, &[(0, row.clone())]);
-        assert_same(&what, &copied, &original, options.bitwise_rows, options.float_tolerance);
+        assert_same(&what, &copied, &original, options.bitwise_rows, tolerance(options, scene.element));
     }
 }

@@ -39,7 +39,8 @@ pub struct Options {
     pub float_tolerance: f64,
     /// Largest error of a product with weights of a block format, likewise: it may quantise activations.
     pub quantised_tolerance: f64,
-    /// Largest error of a product with bfloat16 weights, likewise: it may round activations to that.
+    /// Largest error of a product with bfloat16 weights, or of attention over keys and values in bfloat16, likewise: it may
+    /// round activations to that.
     pub bfloat16_tolerance: f64,
     /// Below this, elements of such a product may count as zeros.
     pub bfloat16_floor: f64,
