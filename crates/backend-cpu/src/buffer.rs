@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use crate::CpuError;
-use crate::error::{bytes_of, zeroed};
+use crate::memory::{bytes_of, zeroed};
 
 /// A row-major matrix of f32.
 #[derive(Debug)]

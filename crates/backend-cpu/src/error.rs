@@ -39,24 +39,3 @@ fn names_of_available() -> String {
     let available = Instructions::ALL.into_iter().filter(|instructions| instructions.available());
     available.map(Instructions::name).collect::<Vec<_>>().join(", ")
 }
-
-/// An empty vector with room for `capacity` elements; the allocator's refusal is an error and not an abort.
-pub(crate) fn reserved<T>(capacity: usize, what: &'static str) -> Result<Vec<T>, CpuError> {
-    let mut values = Vec::new();
-    match values.try_reserve_exact(capacity) {
-        Ok(()) => Ok(values),
-        Err(_) => Err(CpuError::OutOfMemory { what, bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64) }),
-    }
-}
-
-/// A vector of zeros, likewise. The pages of plain numbers are taken as they are first written.
-pub(crate) fn zeroed<T: Clone>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
-    // Only `vec!` asks the system for pages of zeros, and it aborts where there is no memory: so ask before.
-    reserved::<T>(len, what)?;
-    Ok(vec![zero; len])
-}
-
-/// Bytes that a vector has taken.
-pub(crate) fn bytes_of<T>(values: &Vec<T>) -> u64 {
-    (values.capacity() * size_of::<T>()) as u64
-}

@@ -7,7 +7,7 @@ use serving_types::RowSlot;
 use tensor_backend::{InputLimits, LogitJob, StepInputs};
 
 use crate::CpuError;
-use crate::error::{bytes_of, reserved, zeroed};
+use crate::memory::{bytes_of, reserved, zeroed};
 
 /// Tokens of one row that attend together. Only their speed depends on the grouping, never a result.
 #[derive(Clone, Debug)]

@@ -4,9 +4,10 @@ use serving_types::BlockCopy;
 use tensor_backend::{Element, KvElement, KvLayout};
 
 use crate::CpuError;
-use crate::error::{bytes_of, zeroed};
 use crate::float::{Half, Single, StoredFloat};
 use crate::head_scale::HeadScale;
+use crate::memory::{TakenAhead, bytes_of, zeroed};
+use crate::pool::Pool;
 use crate::simd::{Path, round_to_pairs, round_to_singles};
 
 /// Elements of the widest head that attention has room for.
@@ -21,6 +22,8 @@ pub(crate) const MAX_HEAD_DIM: usize = 3072;
 #[derive(Debug)]
 pub struct Kv {
     layout: KvLayout,
+    /// Ends before the values do: fields are dropped in this order.
+    taken_ahead: TakenAhead,
     pub(crate) values: KvValues,
 }
 
@@ -32,6 +35,19 @@ pub(crate) enum KvValues {
     Int8 { quants: Vec<i8>, scales: Vec<f32> },
 }
 
+impl KvValues {
+    fn take_ahead(&self, layout: &KvLayout, pool: &Pool) -> TakenAhead {
+        let (num_areas, num_blocks) = (2 * layout.num_layers, layout.num_blocks);
+        match self {
+            Self::F32(values) => TakenAhead::new(values, num_areas, num_blocks, pool),
+            Self::F16(values) => TakenAhead::new(values, num_areas, num_blocks, pool),
+            Self::BF16(pairs) => TakenAhead::new(pairs, num_areas, num_blocks, pool),
+            // The scales are few.
+            Self::Int8 { quants, .. } => TakenAhead::new(quants, num_areas, num_blocks, pool),
+        }
+    }
+}
+
 /// The keys and values of one head in one block, as [`Kv`] lays them out.
 pub(crate) struct HeadBlock<'a, T> {
     pub(crate) keys: &'a [T],
@@ -39,7 +55,7 @@ pub(crate) struct HeadBlock<'a, T> {
 }
 
 impl Kv {
-    pub(crate) fn new(layout: &KvLayout) -> Result<Self, CpuError> {
+    pub(crate) fn new(layout: &KvLayout, pool: &Pool) -> Result<Self, CpuError> {
         const WHAT: &str = "the KV pool";
         let num_heads = 2 * layout.num_layers * layout.num_blocks * layout.block_size * layout.num_kv_heads;
         let len = num_heads * layout.head_dim;
@@ -55,7 +71,7 @@ impl Kv {
             }
             KvElement::Int8 => KvValues::Int8 { quants: zeroed(len, 0, WHAT)?, scales: zeroed(num_heads, 0.0, WHAT)? },
         };
-        Ok(Self { layout: *layout, values })
+        Ok(Self { layout: *layout, taken_ahead: values.take_ahead(layout, pool), values })
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -87,6 +103,7 @@ impl Kv {
     pub(crate) fn copy_block_from(&mut self, other: &Self, from: usize, to: usize) {
         let (here, there) = (&self.layout, &other.layout);
         assert_eq!(KvLayout { num_blocks: here.num_blocks, ..*there }, *here, "blocks of both pools have one shape");
+        self.taken_ahead.use_part(to);
         let (from, to) = ((there, from), (here, to));
         match (&mut self.values, &other.values) {
             (KvValues::F32(here), KvValues::F32(there)) => copy_block(here, there, from, to),
@@ -106,6 +123,7 @@ impl Kv {
 
     /// Appends one token.
     pub(crate) fn append(&mut self, path: Path, token: &NewToken<'_>) {
+        self.taken_ahead.use_part(token.place.block);
         match &mut self.values {
             KvValues::F32(pool) => append::<Single>(&self.layout, pool, token),
             KvValues::F16(pool) => append::<Half>(&self.layout, pool, token),

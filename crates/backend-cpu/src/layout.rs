@@ -6,8 +6,8 @@ use core::ops::Range;
 use model_format::TensorFormat;
 use tensor_backend::WeightPart;
 
-use crate::error::{bytes_of, zeroed};
 use crate::float::{Half, Single, StoredFloat, StoredNumber};
+use crate::memory::{bytes_of, reserved, zeroed};
 use crate::pairs::{Pairs, halves, pair};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
@@ -215,7 +215,8 @@ impl Kind {
             load: |group, pool| {
                 let blocks_per_row = group.cols / B::WIDTH;
                 let len = group.rows.div_ceil(PANEL_ROWS) * blocks_per_row;
-                let mut blocks = zeroed(len, B::ZERO, "weights")?;
+                let mut blocks = reserved(len, "weights")?;
+                blocks.resize(len, B::ZERO);
                 pool.run(Chunks::new(&mut blocks, blocks_per_row), 8, |panels| {
                     for (index, panel) in panels.into_chunks() {
                         fill_panel(group, index, panel);

@@ -11,7 +11,8 @@
 //! - `ops` has the ops: shapes, threads, cache blocking.
 //! - `weight` has the rows of weights in a `layout` for each format; `panel` and `pairs` are the formats, with their plain
 //!   products, and `quantise` the activations; `kv` is the KV pool, `head_scale` its signed bytes.
-//! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads; these have all `unsafe`.
+//! - `simd` has the inner loops in plain and vector versions, `pool` and `team` the threads, `memory` the pages; these have all
+//!   `unsafe`.
 //! - `limits` measures what the machine can do at most, for benchmarks.
 //!
 //! The crate knows no models, requests or block allocation.
@@ -25,6 +26,7 @@ mod instructions;
 mod kv;
 mod layout;
 mod limits;
+mod memory;
 mod ops;
 mod pairs;
 mod panel;
@@ -183,12 +185,12 @@ impl Backend for CpuBackend {
     }
 
     fn alloc_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
-        let kv = Kv::new(layout)?;
+        let kv = Kv::new(layout, &self.cores.pool)?;
         Ok(self.count(kv, Kv::bytes))
     }
 
     fn alloc_host_kv(&mut self, layout: &KvLayout) -> Result<Kv, CpuError> {
-        Kv::new(layout)
+        Kv::new(layout, &self.cores.pool)
     }
 
     fn new_inputs(&mut self, limits: &InputLimits) -> Result<Inputs, CpuError> {

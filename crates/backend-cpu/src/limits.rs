@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::zeroed;
+use crate::memory::zeroed;
 use crate::pool::{Chunks, Cores};
 use crate::simd::{DotProducts, MultiplyAdds, Reads, keep_busy};
 use crate::{CpuBackend, CpuError};

@@ -1,10 +1,11 @@
 //! The threads and instructions of one backend, and how work is divided among threads. Knows pieces of work, not what they
 //! compute.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::CpuError;
 use crate::simd::Path;
+pub(crate) use crate::team::Chore;
 use crate::team::Team;
 
 /// What ops run on.
@@ -38,6 +39,11 @@ impl Pool {
 
     pub(crate) fn num_threads(&self) -> usize {
         self.team.num_threads()
+    }
+
+    /// Has a thread do this while there is no work, for as long as it lives.
+    pub(crate) fn when_idle(&self, chore: &Arc<dyn Chore>) {
+        self.team.when_idle(chore);
     }
 
     /// Runs `work` in pieces of at most `grain` units, each taken by whichever thread is free; on the calling one if it is a

@@ -3,7 +3,8 @@
 //!
 //! The members of a team watch one word of memory. Its owner opens a job there, works on it like everybody else, closes it,
 //! and waits for those who are still inside; whoever comes late finds it closed, so nobody waits for a thread that the
-//! operating system has not woken yet. A member that has seen no job for a while sleeps, and costs a system call to wake.
+//! operating system has not woken yet. A member that has seen no job for a while does some of a chore, if there is one, or
+//! sleeps, and costs a system call to wake.
 //!
 //! ```text
 //! gate:  [ number of the job : 32 ][ open : 1 ][ members inside : 31 ]
@@ -11,10 +12,11 @@
 #![allow(unsafe_code, reason = "a job borrows what its caller owns, and members outlive the call")]
 
 use std::cell::UnsafeCell;
+use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,13 @@ const WATCH: Duration = Duration::from_micros(200);
 
 /// Looks at the gate, a microsecond or so, before the processor is offered to whoever else wants it.
 const LOOKS: u32 = 64;
+
+/// Something that is better done before it is needed. One member at a time does it, when it would otherwise sleep.
+pub(crate) trait Chore: fmt::Debug + Send + Sync {
+    /// Does some of it, in a millisecond or so: a job that is opened meanwhile is done without this thread. False if there
+    /// is nothing to do now; it is asked again after the next job.
+    fn do_some(&self) -> bool;
+}
 
 /// A thread that owns it and others that work with it.
 #[derive(Debug)]
@@ -51,6 +60,7 @@ struct Shared {
     job: UnsafeCell<Option<JobPointer>>,
     has_panicked: AtomicBool,
     is_over: AtomicBool,
+    chores: Mutex<Vec<Weak<dyn Chore>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +80,7 @@ impl Team {
             job: UnsafeCell::new(None),
             has_panicked: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
+            chores: Mutex::default(),
         });
         let mut team = Self { shared, members: Vec::new(), in_use: Mutex::new(()) };
         for index in 1..num_threads {
@@ -100,6 +111,12 @@ impl Team {
         job();
         drop(opened);
         assert!(!self.shared.has_panicked.swap(false, Ordering::Relaxed), "a thread of the team panicked");
+    }
+
+    /// Has a member do this while there is no job, for as long as it lives. A team of one thread has none who would.
+    pub(crate) fn when_idle(&self, chore: &Arc<dyn Chore>) {
+        self.shared.chores.lock().expect("a chore has panicked").push(Arc::downgrade(chore));
+        self.wake();
     }
 
     fn open<'a>(&'a self, job: &'a Job<'a>) -> Opened<'a> {
@@ -193,8 +210,19 @@ impl Shared {
                 // Whoever shares the processor may have work to do; if nobody has, this returns at once.
                 thread::yield_now();
             }
-            self.sleep(last);
+            if !self.do_some_chore() {
+                self.sleep(last);
+            }
         }
+    }
+
+    /// False if nothing is to be done, or another member does it.
+    fn do_some_chore(&self) -> bool {
+        let Ok(mut chores) = self.chores.try_lock() else {
+            return false;
+        };
+        chores.retain(|chore| chore.strong_count() > 0);
+        chores.iter().filter_map(Weak::upgrade).any(|chore| chore.do_some())
     }
 
     /// Sleeps until it is woken, perhaps for a job that is closed by then: another one may follow at once. Who opens a gate
@@ -281,5 +309,39 @@ mod tests {
             });
         });
         assert_eq!(num_calls.into_inner(), 2);
+    }
+
+    #[derive(Debug)]
+    struct CountDown(AtomicUsize);
+
+    impl Chore for CountDown {
+        fn do_some(&self) -> bool {
+            self.0.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        }
+    }
+
+    #[test]
+    fn chores_are_done_between_jobs_and_end_with_their_owner() {
+        let team = Team::new(3).unwrap();
+        let chores = [1, 40, 7].map(|num_parts| Arc::new(CountDown(AtomicUsize::new(num_parts))));
+        let is_done = |chore: &Arc<CountDown>| chore.0.load(Ordering::Relaxed) == 0;
+        for again in [2, 0] {
+            for chore in chores.clone() {
+                let chore: Arc<dyn Chore> = chore;
+                team.when_idle(&chore);
+                let meeting = Barrier::new(3);
+                team.run(&|| {
+                    meeting.wait();
+                });
+                thread::sleep(2 * WATCH);
+            }
+            while !chores.iter().all(is_done) {
+                thread::yield_now();
+            }
+            chores.iter().for_each(|chore| chore.0.store(again, Ordering::Relaxed));
+        }
+        drop(chores);
+        team.shared.do_some_chore();
+        assert!(team.shared.chores.lock().unwrap().is_empty());
     }
 }

@@ -3,8 +3,8 @@
 use model_format::TensorFormat;
 use tensor_backend::{WeightPart, WeightRole};
 
-use crate::error::{bytes_of, reserved};
 use crate::layout::{Group, Panels, Takes, UNIT, kind, row_bytes};
+use crate::memory::{bytes_of, reserved};
 use crate::pool::Pool;
 use crate::{CpuError, Precision};
 

@@ -7,20 +7,25 @@
 //! values are read once for all of them: consecutive tokens of one row for a prefill, the heads that share a key-value
 //! head for a decode.
 
+mod runs;
+mod values;
+
 use core::ops::Range;
 
 use tensor_backend::{KvLayout, PagedAttention};
 
+use self::runs::{block_runs, hull, intersection};
+use self::values::ValueScratch;
 use crate::CpuBackend;
 use crate::buffer::Buffer;
 use crate::float::{Byte, Half, Single};
 use crate::inputs::{Inputs, MAX_TILE_TOKENS, TokenTile};
-use crate::kv::{HeadBlock, KvValues, MAX_HEAD_DIM, half_of_value, head_block, pair_layout, scale_layout};
+use crate::kv::{HeadBlock, KvValues, MAX_HEAD_DIM, head_block, pair_layout, scale_layout};
 use crate::pairs::Pairs;
 use crate::pool::{Cores, Split};
 use crate::simd::{
-    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Operand, Path, Softmax, Start, TileProduct, columns_product,
-    scale_and_add, scale_row, tile_product,
+    COLUMN, Column, ColumnsProduct, Matrix, MatrixMut, Operand, Path, Softmax, Start, columns_product, scale_and_add,
+    scale_row,
 };
 
 /// Positions of a chunk.
@@ -31,9 +36,6 @@ const MAX_QUERIES: usize = MAX_TILE_TOKENS;
 
 /// Elements of all queries that are taken at a time: of heads wider than 256, fewer queries than [`MAX_QUERIES`].
 const MAX_QUERY_ELEMENTS: usize = MAX_HEAD_DIM;
-
-/// Blocks whose values are added at a time.
-const MAX_PANELS: usize = 16;
 
 /// Words of each key that are brought together at a time, where keys of consecutive positions do not lie so.
 const GATHERED: usize = 256;
@@ -155,20 +157,12 @@ struct ScoreScratch<S: Operand> {
     keys: [S::Word; GATHERED * COLUMN],
 }
 
-/// What weighted values need.
-struct ValueScratch<S: Operand> {
-    /// `[queries, head_dim]`: the sums of a chunk.
-    sums: [f32; MAX_QUERY_ELEMENTS],
-    /// The weights as values take them.
-    weights: [S::X; MAX_QUERIES * CHUNK],
-}
-
 impl<S: Operand> Scratch<S> {
     fn new() -> Self {
         Self {
             queries: [S::X::default(); _],
             scores: ScoreScratch { scores: [0.0; _], keys: [S::Word::default(); _] },
-            values: ValueScratch { sums: [0.0; _], weights: [S::X::default(); _] },
+            values: ValueScratch::new(),
         }
     }
 }
@@ -330,162 +324,4 @@ impl<S: Operand> Context<'_, S> {
             }
         }
     }
-
-    /// The weighted values of `positions`, which lie in one chunk, in ascending order: `[queries, head_dim]`.
-    ///
-    /// A query reads nothing that it does not see. Where others see more, it may read that with a weight of zero if it is
-    /// finite: this changes no bit of a sum, and all queries are summed together. Otherwise each takes its own.
-    fn sum_values<'a>(
-        &self,
-        queries: &Queries<'_>,
-        positions: &Range<usize>,
-        weights: &mut [f32],
-        scratch: &'a mut ValueScratch<S>,
-    ) -> Matrix<'a> {
-        let (num_queries, head_dim) = (queries.visible.len(), self.head_dim());
-        let mut out = MatrixMut::new(&mut scratch.sums, num_queries, head_dim, head_dim);
-        for query in 0..num_queries {
-            out.row_mut(query).fill(0.0);
-        }
-        let mut add = |members: Range<usize>, positions: Range<usize>, weights: &[f32]| {
-            let weights = Matrix::new(&weights[members.start * CHUNK..], members.len(), CHUNK, CHUNK);
-            let out = out.part(members, 0..head_dim);
-            self.add_values(queries, &Weighted { positions, weights }, &mut scratch.weights, out);
-        };
-        let common = queries.visible.iter().fold(positions.clone(), |common, visible| intersection(&common, visible));
-        let common = if common.is_empty() { positions.end..positions.end } else { common };
-        if self.are_finite(queries, positions.start..common.start)
-            && self.are_finite(queries, common.end..positions.end)
-        {
-            for (query, visible) in queries.visible.iter().enumerate() {
-                let (row, seen) = (&mut weights[query * CHUNK..][..CHUNK], intersection(visible, positions));
-                for unseen in
-                    [positions.start..seen.start.min(positions.end), seen.end.max(positions.start)..positions.end]
-                {
-                    let first = unseen.start % CHUNK;
-                    row[first..first + unseen.len()].fill(0.0);
-                }
-            }
-            add(0..num_queries, positions.clone(), weights);
-        } else {
-            for (query, visible) in queries.visible.iter().enumerate() {
-                add(query..query + 1, intersection(visible, positions), weights);
-            }
-        }
-        Matrix::new(&scratch.sums, num_queries, head_dim, head_dim)
-    }
-
-    /// Whether the values of `positions` are finite.
-    fn are_finite(&self, queries: &Queries<'_>, positions: Range<usize>) -> bool {
-        let head_dim = self.head_dim();
-        block_runs(positions, self.word_layout.block_size).all(|run| {
-            let values = self.head(queries, run.block_index).values;
-            let words = run.slots.start / S::ELEMENTS * head_dim..run.slots.end.div_ceil(S::ELEMENTS) * head_dim;
-            let words = words.start..words.end.min(values.len());
-            values[words].iter().fold(true, |all, word| all & S::is_finite(*word))
-        })
-    }
-
-    /// Adds weighted values to `out`, `[queries, head_dim]`.
-    fn add_values(&self, queries: &Queries<'_>, weighted: &Weighted<'_>, scratch: &mut [S::X], mut out: MatrixMut<'_>) {
-        let (block_size, head_dim) = (self.word_layout.block_size, self.head_dim());
-        // Words follow one another from block to block if these hold whole words.
-        let stretch = if block_size.is_multiple_of(S::ELEMENTS) { MAX_PANELS * block_size } else { block_size };
-        for stretch in block_runs(weighted.positions.clone(), stretch) {
-            let end = stretch.first_position + stretch.slots.len();
-            let mut next = stretch.first_position;
-            if !stretch.slots.start.is_multiple_of(S::ELEMENTS) {
-                self.add_lone_values(queries, next, weighted.of(next..next + 1), out.reborrow());
-                next += 1;
-            }
-            let whole = next..next + (end - next) / S::ELEMENTS * S::ELEMENTS;
-            if !whole.is_empty() {
-                let mut panels: [&[S::Word]; MAX_PANELS] = [&[]; _];
-                let mut num_panels = 0;
-                for run in block_runs(whole.clone(), block_size) {
-                    let words = run.slots.start / S::ELEMENTS * head_dim..run.slots.end / S::ELEMENTS * head_dim;
-                    panels[num_panels] = &self.head(queries, run.block_index).values[words];
-                    num_panels += 1;
-                }
-                let x = S::take(self.path, weighted.of(whole.clone()), scratch);
-                let (panels, panel_stride, out) = (&panels[..num_panels], head_dim, out.reborrow());
-                tile_product(self.path, TileProduct::<S> { x, panels, panel_stride, start: Start::Out, out });
-            }
-            if whole.end < end {
-                self.add_lone_values(queries, whole.end, weighted.of(whole.end..end), out.reborrow());
-            }
-        }
-    }
-
-    /// Adds the weighted values of one position alone to `out`, `[queries, head_dim]`: whatever its words hold besides is
-    /// not seen. `weights` are `[queries, 1]`.
-    fn add_lone_values(&self, queries: &Queries<'_>, position: usize, weights: Matrix<'_>, mut out: MatrixMut<'_>) {
-        const SOME: usize = 64;
-        let block_size = self.word_layout.block_size;
-        let values = self.head(queries, position / block_size).values;
-        let mut words = [S::Word::default(); SOME];
-        let mut scratch = [S::X::default(); MAX_QUERIES * 2];
-        let x = S::take(self.path, weights, &mut scratch);
-        for first in (0..out.cols()).step_by(SOME) {
-            let cols = first..out.cols().min(first + SOME);
-            let words = &mut words[..cols.len()];
-            for (col, word) in cols.clone().zip(&mut *words) {
-                let (index, nth) = half_of_value(&self.word_layout, position % block_size, col);
-                *word = S::alone(values[index], nth);
-            }
-            let out = out.part(0..weights.rows(), cols);
-            let (panels, panel_stride) = (&[&*words], words.len());
-            tile_product(self.path, TileProduct::<S> { x, panels, panel_stride, start: Start::Out, out });
-        }
-    }
-}
-
-/// Positions of a chunk, and what they weigh.
-struct Weighted<'a> {
-    positions: Range<usize>,
-    /// `[queries, positions of the chunk]`
-    weights: Matrix<'a>,
-}
-
-impl<'a> Weighted<'a> {
-    /// The weights of some of the positions.
-    fn of(&self, positions: Range<usize>) -> Matrix<'a> {
-        let first = positions.start % CHUNK;
-        self.weights.some_cols(first..first + positions.len())
-    }
-}
-
-/// Consecutive positions inside of one block.
-struct BlockRun {
-    /// Index into the block table.
-    block_index: usize,
-    /// Positions inside of the block.
-    slots: Range<usize>,
-    /// Position in the context of the first of them.
-    first_position: usize,
-}
-
-fn block_runs(positions: Range<usize>, block_size: usize) -> impl Iterator<Item = BlockRun> {
-    let mut next = positions.start;
-    core::iter::from_fn(move || {
-        if next >= positions.end {
-            return None;
-        }
-        let (block_index, slot) = (next / block_size, next % block_size);
-        let len = (positions.end - next).min(block_size - slot);
-        let run = BlockRun { block_index, slots: slot..slot + len, first_position: next };
-        next += len;
-        Some(run)
-    })
-}
-
-/// What both ranges hold; it may be empty with any ends.
-fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    a.start.max(b.start)..a.end.min(b.end)
-}
-
-/// The smallest range that holds all `ranges`.
-fn hull(ranges: &[Range<usize>]) -> Range<usize> {
-    let start = ranges.iter().map(|range| range.start).min().unwrap_or(0);
-    start..ranges.iter().map(|range| range.end).max().unwrap_or(start)
 }

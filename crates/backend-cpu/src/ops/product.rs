@@ -6,8 +6,8 @@ use core::ops::Range;
 use tensor_backend::{GatedMatMul, MatMul};
 
 use crate::buffer::Buffer;
-use crate::error::{bytes_of, reserved};
 use crate::layout::{Activations, Takes, UNIT};
+use crate::memory::{bytes_of, reserved};
 use crate::pool::{Chunks, Cores, Split};
 use crate::quantise::BLOCK;
 use crate::simd::{BLOCK_WORDS, Matrix, MatrixMut, Path, as_blocks, quantise_row, round_row, silu_mul};

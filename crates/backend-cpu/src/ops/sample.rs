@@ -6,7 +6,7 @@ use sampling::{Scratch, TokenHistory, TokenScore, choose, score};
 use serving_types::{BatchOutput, PositionLogprobs, RowFault, RowOutput, RowSlot, SamplingParams, TokenId};
 use tensor_backend::{LogitChoice, LogitJob, Sample, SlotHistory};
 
-use crate::error::{bytes_of, reserved, zeroed};
+use crate::memory::{bytes_of, reserved, zeroed};
 use crate::pool::{Pool, Split};
 use crate::{CpuBackend, CpuError};
 
