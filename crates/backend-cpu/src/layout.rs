@@ -7,7 +7,7 @@ use model_format::TensorFormat;
 use tensor_backend::WeightPart;
 
 use crate::float::{Half, Single, StoredFloat, StoredNumber};
-use crate::memory::{bytes_of, reserved, zeroed};
+use crate::memory::{bytes_of, prefer_huge_pages, reserved, zeroed};
 use crate::pairs::{Pairs, halves, pair};
 use crate::panel::{
     PANEL_ROWS, PanelBlock, PanelQ4_0, PanelQ4_1, PanelQ4K, PanelQ5_0, PanelQ5_1, PanelQ5K, PanelQ6K, PanelQ8_0,
@@ -197,6 +197,7 @@ impl Kind {
             load: |group, pool| {
                 let len = group.rows.div_ceil(UNIT) * group.cols * UNIT;
                 let mut values = zeroed(len, S::Bits::default(), "weights")?;
+                prefer_huge_pages(&values);
                 pool.run(Chunks::new(&mut values, group.cols * UNIT), 1, |units| {
                     let mut row = vec![0.0; group.cols];
                     for (unit, panel) in units.into_chunks() {
@@ -216,6 +217,7 @@ impl Kind {
                 let blocks_per_row = group.cols / B::WIDTH;
                 let len = group.rows.div_ceil(PANEL_ROWS) * blocks_per_row;
                 let mut blocks = reserved(len, "weights")?;
+                prefer_huge_pages(&blocks);
                 blocks.resize(len, B::ZERO);
                 pool.run(Chunks::new(&mut blocks, blocks_per_row), 8, |panels| {
                     for (index, panel) in panels.into_chunks() {
@@ -234,6 +236,7 @@ impl Kind {
             load: |group, pool| {
                 let unit_len = group.cols.div_ceil(2) * UNIT;
                 let mut pairs = zeroed(group.rows.div_ceil(UNIT) * unit_len, 0, "weights")?;
+                prefer_huge_pages(&pairs);
                 pool.run(Chunks::new(&mut pairs, unit_len), 1, |units| {
                     let mut row = vec![0.0; group.cols];
                     for (unit, panel) in units.into_chunks() {

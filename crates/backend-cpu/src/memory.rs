@@ -1,6 +1,5 @@
-//! Memory of the host. What is refused is an error; what is large has huge pages, and a pool has them before it uses
-//! them.
-//! Knows bytes, not what they hold.
+//! Memory of the host: refusals are errors, weights have huge pages, and the KV pool has them before it uses them. Knows
+//! bytes, not what they hold.
 #![allow(unsafe_code, reason = "advice to the system about pages")]
 
 use core::ops::Range;
@@ -17,10 +16,7 @@ const HUGE_PAGE: usize = 2 << 20;
 pub(crate) fn reserved<T>(capacity: usize, what: &'static str) -> Result<Vec<T>, CpuError> {
     let mut values = Vec::new();
     match values.try_reserve_exact(capacity) {
-        Ok(()) => {
-            prefer_huge_pages(&values);
-            Ok(values)
-        }
+        Ok(()) => Ok(values),
         Err(_) => Err(CpuError::OutOfMemory { what, bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64) }),
     }
 }
@@ -29,14 +25,21 @@ pub(crate) fn reserved<T>(capacity: usize, what: &'static str) -> Result<Vec<T>,
 pub(crate) fn zeroed<T: Clone>(len: usize, zero: T, what: &'static str) -> Result<Vec<T>, CpuError> {
     // Only `vec!` asks the system for pages of zeros, and it aborts where there is no memory: so ask before.
     reserved::<T>(len, what)?;
-    let values = vec![zero; len];
-    prefer_huge_pages(&values);
-    Ok(values)
+    Ok(vec![zero; len])
 }
 
 /// Bytes that a vector has taken.
 pub(crate) fn bytes_of<T>(values: &Vec<T>) -> u64 {
     (values.capacity() * size_of::<T>()) as u64
+}
+
+/// Has what a vector has room for taken in huge pages, where the system has them: what is read by every step is read faster
+/// so. To be called before the vector is written.
+pub(crate) fn prefer_huge_pages<T>(values: &Vec<T>) {
+    let addresses = addresses_of(values);
+    if addresses.len() >= HUGE_PAGE {
+        advise(addresses, Advice::Huge);
+    }
 }
 
 /// Takes the pages of a pool a little before they are used, in threads that are idle, so that no step waits for the system to
@@ -115,6 +118,10 @@ impl Chore for Areas {
         if untaken.addresses.is_empty() || untaken.offset >= wanted {
             return false;
         }
+        if (untaken.area, untaken.offset) == (0, 0) {
+            // Not before: huge pages are slow to come, and the first prompt may need a few small ones of every area.
+            advise(untaken.addresses.clone(), Advice::Huge);
+        }
         let area = untaken.addresses.start + untaken.area * self.area_bytes;
         let end = (untaken.offset + HUGE_PAGE).min(self.area_bytes);
         if !advise(area + untaken.offset..area + end, Advice::Populate) {
@@ -126,14 +133,6 @@ impl Chore for Areas {
             (untaken.area, untaken.offset) = (0, end);
         }
         true
-    }
-}
-
-/// A system that has none goes on without.
-fn prefer_huge_pages<T>(values: &Vec<T>) {
-    let addresses = addresses_of(values);
-    if addresses.len() >= HUGE_PAGE {
-        advise(addresses, Advice::Huge);
     }
 }
 

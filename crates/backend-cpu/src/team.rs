@@ -3,8 +3,8 @@
 //!
 //! The members of a team watch one word of memory. Its owner opens a job there, works on it like everybody else, closes it,
 //! and waits for those who are still inside; whoever comes late finds it closed, so nobody waits for a thread that the
-//! operating system has not woken yet. A member that has seen no job for a while does some of a chore, if there is one, or
-//! sleeps, and costs a system call to wake.
+//! operating system has not woken yet. A member that has seen no job for a while sleeps, and costs a system call to wake; after
+//! a longer while it does chores.
 //!
 //! ```text
 //! gate:  [ number of the job : 32 ][ open : 1 ][ members inside : 31 ]
@@ -30,10 +30,13 @@ const INSIDE: u64 = OPEN - 1;
 /// How long a member watches before it sleeps: longer than what lies between two steps of a busy engine.
 const WATCH: Duration = Duration::from_micros(200);
 
+/// How long nobody has had a job before chores are done: they are not to slow a start, or what lies between two steps.
+const REST: Duration = Duration::from_millis(100);
+
 /// Looks at the gate, a microsecond or so, before the processor is offered to whoever else wants it.
 const LOOKS: u32 = 64;
 
-/// Something that is better done before it is needed. One member at a time does it, when it would otherwise sleep.
+/// Something that is better done before it is needed. One member at a time does it, when there is no job.
 pub(crate) trait Chore: fmt::Debug + Send + Sync {
     /// Does some of it, in a millisecond or so: a job that is opened meanwhile is done without this thread. False if there
     /// is nothing to do now; it is asked again after the next job.
@@ -194,6 +197,7 @@ impl Shared {
 
     /// Waits until the gate is open for another job than the last one. `None` when the team is over.
     fn next_job(&self, last: u64) -> Option<u64> {
+        let idle_since = Instant::now();
         loop {
             let began = Instant::now();
             while began.elapsed() < WATCH {
@@ -210,8 +214,10 @@ impl Shared {
                 // Whoever shares the processor may have work to do; if nobody has, this returns at once.
                 thread::yield_now();
             }
-            if !self.do_some_chore() {
-                self.sleep(last);
+            if idle_since.elapsed() < REST {
+                self.sleep(last, || thread::park_timeout(REST));
+            } else if !self.do_some_chore() {
+                self.sleep(last, thread::park);
             }
         }
     }
@@ -227,12 +233,12 @@ impl Shared {
 
     /// Sleeps until it is woken, perhaps for a job that is closed by then: another one may follow at once. Who opens a gate
     /// either sees that this thread sleeps, and wakes it, or this thread sees the open gate.
-    fn sleep(&self, last: u64) {
+    fn sleep(&self, last: u64, park: impl FnOnce()) {
         self.num_asleep.fetch_add(1, Ordering::SeqCst);
         let gate = self.gate.load(Ordering::SeqCst);
         let is_new = gate & OPEN != 0 && gate >> NUMBER_SHIFT != last;
         if !is_new && !self.is_over.load(Ordering::SeqCst) {
-            thread::park();
+            park();
         }
         self.num_asleep.fetch_sub(1, Ordering::SeqCst);
     }
@@ -325,16 +331,15 @@ mod tests {
         let team = Team::new(3).unwrap();
         let chores = [1, 40, 7].map(|num_parts| Arc::new(CountDown(AtomicUsize::new(num_parts))));
         let is_done = |chore: &Arc<CountDown>| chore.0.load(Ordering::Relaxed) == 0;
+        for chore in chores.clone() {
+            let chore: Arc<dyn Chore> = chore;
+            team.when_idle(&chore);
+        }
         for again in [2, 0] {
-            for chore in chores.clone() {
-                let chore: Arc<dyn Chore> = chore;
-                team.when_idle(&chore);
-                let meeting = Barrier::new(3);
-                team.run(&|| {
-                    meeting.wait();
-                });
-                thread::sleep(2 * WATCH);
-            }
+            let meeting = Barrier::new(3);
+            team.run(&|| {
+                meeting.wait();
+            });
             while !chores.iter().all(is_done) {
                 thread::yield_now();
             }
