@@ -467,12 +467,14 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn dot<const MAX: i32, const N: usize>(start: __m512i, weights: &[__m512i; N], x: &[[i8; 4]]) -> __m512i {
-        let mut sum = start;
-        for (&weights, x) in weights.iter().zip(x) {
+        // Two sums: each product waits for the one before it in its sum.
+        let mut sums = [start, unsafe { _mm512_setzero_si512() }];
+        for (index, (&weights, x)) in weights.iter().zip(x).enumerate() {
+            let sum = &mut sums[index % 2];
             let x = unsafe { _mm512_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned))) };
-            sum = unsafe { _mm512_dpbusd_epi32(sum, weights, x) };
+            *sum = unsafe { _mm512_dpbusd_epi32(*sum, weights, x) };
         }
-        sum
+        unsafe { _mm512_add_epi32(sums[0], sums[1]) }
     }
 
     /// The instruction takes unsigned weights: 128 is added to each, and 128 times the sum of `x` taken off.
