@@ -4,7 +4,7 @@ use tensor_backend::{AddRmsNorm, RmsNorm};
 
 use crate::CpuBackend;
 use crate::pool::{Chunks, Cores, Split};
-use crate::simd::rms_norm_row;
+use crate::simd::{add_row, rms_norm_row};
 
 /// Elements that are worth a thread.
 const GRAIN: usize = 1 << 15;
@@ -31,9 +31,7 @@ pub(crate) fn add_rms_norm(cores: &Cores, op: AddRmsNorm<'_, CpuBackend>) {
     let out = Chunks::new(op.out.rows_mut(0..op.rows), cols);
     cores.pool.run(Both(residual, out), GRAIN / cols, |Both(residual, out)| {
         for ((row, residual), (_, out)) in residual.into_chunks().zip(out.into_chunks()) {
-            for (sum, x) in residual.iter_mut().zip(x.row(row)) {
-                *sum += x;
-            }
+            add_row(cores.path, residual, x.row(row));
             rms_norm_row(cores.path, residual, weight, eps, out);
         }
     });

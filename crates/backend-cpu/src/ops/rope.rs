@@ -5,7 +5,7 @@ use tensor_backend::RopeAppend;
 use crate::CpuBackend;
 use crate::kv::{NewToken, TokenPlace};
 use crate::pool::{Chunks, Cores};
-use crate::simd::rms_norm_in_place;
+use crate::simd::{rms_norm_in_place, rotate_heads};
 
 /// Elements that are worth a thread.
 const GRAIN: usize = 1 << 14;
@@ -24,13 +24,14 @@ pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
     cores.pool.run(Chunks::new(op.qkv.rows_mut(0..op.rows), cols), GRAIN / cols, |rows| {
         for (token, row) in rows.into_chunks() {
             let rotation = rope.row(step.positions[token] as usize);
-            for (index, head) in row[..q_cols + kv_cols].chunks_exact_mut(head_dim).enumerate() {
-                if let Some(norm) = qk_norm {
+            let heads = &mut row[..q_cols + kv_cols];
+            if let Some(norm) = qk_norm {
+                for (index, head) in heads.chunks_exact_mut(head_dim).enumerate() {
                     let weight = if index < op.num_heads { norm.q_weight } else { norm.k_weight };
                     rms_norm_in_place(cores.path, head, weight.row(0), norm.eps);
                 }
-                rotate(head, rotation);
             }
+            rotate_heads(cores.path, heads, rotation);
         }
     });
 
@@ -42,15 +43,5 @@ pub(crate) fn rope_append(cores: &Cores, op: RopeAppend<'_, CpuBackend>) {
         let place = TokenPlace { layer: op.layer, block, slot: position % layout.block_size };
         let (keys, values) = row[q_cols..].split_at(kv_cols);
         op.kv.append(cores.path, &NewToken { place, keys, values });
-    }
-}
-
-/// Rotates the pairs `(x[i], x[i + half])` by the angles whose cosines, then sines, are `rotation`.
-fn rotate(head: &mut [f32], rotation: &[f32]) {
-    let half = head.len() / 2;
-    let (first, second) = head.split_at_mut(half);
-    let (cosines, sines) = rotation.split_at(half);
-    for (((a, b), c), s) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
-        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
     }
 }

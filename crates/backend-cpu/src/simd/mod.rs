@@ -29,7 +29,8 @@ pub(crate) use operand::{Operand, VectorNumber};
 pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
 pub(crate) use quantise::quantise_row;
 pub(crate) use rows::{
-    rms_norm_in_place, rms_norm_row, round_row, round_to_pairs, round_to_singles, scale_and_add, scale_row, silu_mul,
+    add_row, rms_norm_in_place, rms_norm_row, rotate_heads, round_row, round_to_pairs, round_to_singles, scale_and_add,
+    scale_row, silu_mul,
 };
 pub(crate) use softmax::Softmax;
 pub(crate) use tile::{Start, TileProduct, tile_product};

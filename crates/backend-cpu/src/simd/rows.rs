@@ -1,4 +1,4 @@
-//! Loops over single rows: norm, gate, rounding, scaling. They are written once, as plain code over lanes of a fixed
+//! Loops over single rows: norm, rotation, gate, rounding, scaling. They are written once, as plain code over lanes of a fixed
 //! number, and compiled for each [`Path`]: the compiler vectorises them, and as no reduction depends on the width of a
 //! vector, the bits are the same.
 
@@ -67,8 +67,18 @@ for_every_path! {
 }
 
 for_every_path! {
+    /// In each head, rotates the pairs `(x[i], x[i + half])` by the angles whose cosines, then sines, are `rotation`.
+    rotate_heads(heads: &mut [f32], rotation: &[f32]) = rotated
+}
+
+for_every_path! {
     /// `out = silu(gate) * up`.
     silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) = gate_up
+}
+
+for_every_path! {
+    /// `out = out + x`.
+    add_row(out: &mut [f32], x: &[f32]) = sum
 }
 
 for_every_path! {
@@ -128,9 +138,28 @@ fn rms_norm_of_itself(x: &mut [f32], weight: &[f32], eps: f32) {
 }
 
 #[inline(always)]
+fn rotated(heads: &mut [f32], rotation: &[f32]) {
+    let half = rotation.len() / 2;
+    let (cosines, sines) = rotation.split_at(half);
+    for head in heads.chunks_exact_mut(rotation.len()) {
+        let (first, second) = head.split_at_mut(half);
+        for (((a, b), c), s) in first.iter_mut().zip(second).zip(cosines).zip(sines) {
+            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+        }
+    }
+}
+
+#[inline(always)]
 fn gate_up(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
         *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+#[inline(always)]
+fn sum(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += x;
     }
 }
 
