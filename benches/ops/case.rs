@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::model::MODELS;
 
-    const ON_CPU: Elements = Elements { activation: Element::F32, kv: Element::F16 };
+    const ON_CPU: Elements = Elements { activation: Element::F32, kv: Element::BF16 };
 
     #[test]
     fn every_case_has_a_name_of_its_own_and_a_cost() {
@@ -208,8 +208,8 @@ mod tests {
             "ops/smollm2-135m/gate and up, Q4_1, 512 rows",
             "ops/smollm2-135m/down, Q6_K, 8 rows",
             "ops/smollm2-135m/head, Q8_0, 64 rows",
-            "ops/smollm2-135m/decode attention, F16, 8 x 512 tokens",
-            "ops/smollm2-135m/prefill attention, F16, 1 x 512 tokens after 3584",
+            "ops/smollm2-135m/decode attention, BF16, 8 x 512 tokens",
+            "ops/smollm2-135m/prefill attention, BF16, 1 x 512 tokens after 3584",
             "ops/smollm2-135m/greedy sampling, F32, 64 rows",
         ] {
             assert!(names.iter().any(|name| name == expected), "{expected} is not among {names:#?}");

@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     const HEADS: Heads = Heads { num_heads: 9, num_kv_heads: 3, head_dim: 64 };
-    const ON_CPU: Elements = Elements { activation: Element::F32, kv: Element::F16 };
+    const ON_CPU: Elements = Elements { activation: Element::F32, kv: Element::BF16 };
 
     #[track_caller]
     fn check(cost: Cost, memory_bytes: u64, cache_bytes: u64, operations: u64) {

@@ -54,6 +54,8 @@ pub(crate) enum Limit {
     Int8Dot,
     /// f32 multiply-adds, operations a second.
     F32Fma,
+    /// Products of bfloat16 added in f32, operations a second.
+    Bf16Dot,
     /// A large product in bfloat16, operations a second.
     Bf16Product,
 }
@@ -69,7 +71,7 @@ impl Kind {
     /// As a server on it computes by default.
     pub(crate) fn elements(self) -> Elements {
         match self {
-            Self::Cpu => Elements { activation: Element::F32, kv: Element::F16 },
+            Self::Cpu => Elements { activation: Element::F32, kv: Element::BF16 },
             Self::Cuda => Elements { activation: Element::BF16, kv: Element::BF16 },
         }
     }
@@ -83,12 +85,13 @@ impl Kind {
         }
     }
 
-    /// The arithmetic of a product with such weights, or of what has no weight.
-    pub(crate) fn arithmetic(self, weight: Option<TensorFormat>) -> Limit {
-        match (self, weight) {
+    /// The arithmetic of products with weights, or keys and values, of this format.
+    pub(crate) fn arithmetic(self, format: TensorFormat) -> Limit {
+        match (self, format) {
             (Self::Cuda, _) => Limit::Bf16Product,
-            (Self::Cpu, None | Some(TensorFormat::F32 | TensorFormat::F16 | TensorFormat::BF16)) => Limit::F32Fma,
-            (Self::Cpu, Some(_)) => Limit::Int8Dot,
+            (Self::Cpu, TensorFormat::F32 | TensorFormat::F16) => Limit::F32Fma,
+            (Self::Cpu, TensorFormat::BF16) => Limit::Bf16Dot,
+            (Self::Cpu, _) => Limit::Int8Dot,
         }
     }
 
@@ -122,6 +125,7 @@ pub(crate) fn cpu_limits(backend: &CpuBackend) -> Result<Vec<Measured>> {
         of(Limit::Cache, limits.cached_read_bytes),
         of(Limit::Int8Dot, limits.dot_operations),
         of(Limit::F32Fma, limits.fma_operations),
+        of(Limit::Bf16Dot, limits.bf16_operations),
     ])
 }
 
@@ -208,10 +212,10 @@ mod tests {
     }
 
     #[test]
-    fn quantised_products_are_bound_by_the_integer_dot_product() {
-        assert_eq!(Kind::Cpu.arithmetic(Some(TensorFormat::Q6K)), Limit::Int8Dot);
-        assert_eq!(Kind::Cpu.arithmetic(Some(TensorFormat::BF16)), Limit::F32Fma);
-        assert_eq!(Kind::Cpu.arithmetic(None), Limit::F32Fma);
-        assert_eq!(Kind::Cuda.arithmetic(Some(TensorFormat::Q6K)), Limit::Bf16Product);
+    fn each_format_has_its_arithmetic() {
+        assert_eq!(Kind::Cpu.arithmetic(TensorFormat::Q6K), Limit::Int8Dot);
+        assert_eq!(Kind::Cpu.arithmetic(TensorFormat::BF16), Limit::Bf16Dot);
+        assert_eq!(Kind::Cpu.arithmetic(TensorFormat::F32), Limit::F32Fma);
+        assert_eq!(Kind::Cuda.arithmetic(TensorFormat::Q6K), Limit::Bf16Product);
     }
 }

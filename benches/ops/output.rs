@@ -1,6 +1,8 @@
 //! The lines that the program prints. Knows their names, not how figures came to be.
 
+use model_format::TensorFormat;
 use serde::Serialize;
+use tensor_backend::Element;
 
 use crate::case::{Case, Op};
 use crate::device::{Kind, Limit, Measured};
@@ -101,7 +103,16 @@ impl StepLine {
 
 fn arithmetic(case: &Case, kind: Kind) -> Limit {
     kind.arithmetic(match case.op {
-        Op::Product(product) => Some(product.format),
-        _ => None,
+        Op::Product(product) => product.format,
+        Op::DecodeAttention { .. } | Op::PrefillAttention { .. } => format_of(kind.elements().kv),
+        _ => TensorFormat::F32,
     })
+}
+
+fn format_of(element: Element) -> TensorFormat {
+    match element {
+        Element::F32 => TensorFormat::F32,
+        Element::F16 => TensorFormat::F16,
+        Element::BF16 => TensorFormat::BF16,
+    }
 }

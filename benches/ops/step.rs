@@ -47,7 +47,7 @@ mod tests {
     use crate::model::MODELS;
 
     fn total(model: &Model, rows: usize, context: usize) -> Cost {
-        let elements = Elements { activation: Element::F32, kv: Element::F16 };
+        let elements = Elements { activation: Element::F32, kv: Element::BF16 };
         decode_step(model, elements, rows, context).iter().map(|part| part.cost).fold(Cost::default(), Add::add)
     }
 

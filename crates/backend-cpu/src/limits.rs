@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::memory::zeroed;
 use crate::pool::{Chunks, Cores};
-use crate::simd::{DotProducts, MultiplyAdds, Reads, keep_busy};
+use crate::simd::{DotProducts, MultiplyAdds, Reads, keep_busy, multiply_brains};
 use crate::{CpuBackend, CpuError};
 
 /// Memory that is read: several times what caches hold.
@@ -39,6 +39,8 @@ pub struct CpuLimits {
     pub dot_operations: f64,
     /// Multiplications and additions a second in f32.
     pub fma_operations: f64,
+    /// Multiplications a second of bfloat16 with bfloat16, and their additions in f32.
+    pub bf16_operations: f64,
 }
 
 impl CpuBackend {
@@ -61,6 +63,7 @@ impl CpuBackend {
                 keep_busy(path, &busy);
                 busy.operations(path)
             }),
+            bf16_operations: measure_rounds(&self.cores, |rounds| multiply_brains(path, rounds)),
         })
     }
 }
@@ -127,7 +130,7 @@ fn fastest(mut sample: impl FnMut()) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::{CpuBackend, CpuConfig, Instructions};
+    use crate::{CpuBackend, CpuConfig, CpuLimits, Instructions};
 
     #[test]
     fn every_path_has_limits() {
@@ -136,7 +139,8 @@ mod tests {
             let backend = CpuBackend::with_instructions(config, instructions).expect("it is available");
             let limits = backend.measure_limits().expect("there is memory");
             // Far below what any machine does: whether the loops did anything, and whether they were skipped.
-            for rate in [limits.read_bytes, limits.cached_read_bytes, limits.dot_operations, limits.fma_operations] {
+            let CpuLimits { read_bytes, cached_read_bytes, dot_operations, fma_operations, bf16_operations } = limits;
+            for rate in [read_bytes, cached_read_bytes, dot_operations, fma_operations, bf16_operations] {
                 assert!((1e7..1e15).contains(&rate), "{instructions}: {limits:?}");
             }
         }

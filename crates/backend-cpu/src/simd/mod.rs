@@ -26,7 +26,7 @@ pub(crate) use blocks::VectorBlock;
 pub(crate) use columns::{COLUMN, Column, ColumnsProduct, columns_product};
 pub(crate) use matrix::{Matrix, MatrixMut};
 pub(crate) use operand::{Operand, VectorNumber};
-pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy};
+pub(crate) use peak::{DotProducts, MultiplyAdds, Reads, keep_busy, multiply_brains};
 pub(crate) use quantise::quantise_row;
 pub(crate) use rows::{
     add_row, rms_norm_in_place, rms_norm_row, rotate_heads, round_row, round_to_pairs, round_to_singles, scale_and_add,

@@ -111,6 +111,40 @@ impl Busy for MultiplyAdds {
     }
 }
 
+/// So many rounds of products of bfloat16, all in registers, and their multiplications and additions. Without an instruction
+/// for pairs these are f32 multiply-adds.
+pub(crate) fn multiply_brains(path: Path, rounds: u64) -> u64 {
+    let singles = MultiplyAdds { rounds };
+    match path.instructions() {
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512Bf16 => {
+            // SAFETY: the path proves that the machine has these instructions.
+            unsafe { pairs_avx512_bf16(rounds) };
+            2 * singles.operations(path)
+        }
+        _ => {
+            keep_busy(path, &singles);
+            singles.operations(path)
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs_avx512_bf16(rounds: u64) {
+    use core::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_set1_ps, _mm512_setzero_ps};
+
+    let values = _mm512_set1_ps(black_box(0.5));
+    let pairs = _mm512_cvtne2ps_pbh(values, values);
+    let mut sums = [_mm512_setzero_ps(); CHAINS];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, pairs, pairs);
+        }
+    }
+    black_box(sums);
+}
+
 /// So many rounds of integer dot products: the inner loop of quantised products without unpacking and scales. One block of
 /// 4-bit weights stays in registers; activations come from the first cache.
 pub(crate) struct DotProducts {
