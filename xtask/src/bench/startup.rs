@@ -37,6 +37,9 @@ pub(crate) struct Args {
 /// What an idle server may take of one processor, in percent: a thread that looks once a second whether all is well.
 const MAX_IDLE_PERCENT: f64 = 0.5;
 
+/// How long a server that has nothing to do may first get ready for more: on the CPU it takes memory for keys and values.
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// Whether the model's file is in memory when the server starts.
 #[derive(Clone, Copy)]
 enum PageCache {
@@ -145,6 +148,7 @@ impl Measure<'_> {
     fn idle_percent(&self, duration: Duration) -> Result<Option<f64>> {
         let mut running = self.server.start_until_ready()?;
         self.load.first_token(&mut running)?;
+        thread::sleep(SETTLE);
         let used = |running: &Running| running.processor_time();
         let Some(before) = used(&running) else { return Ok(None) };
         thread::sleep(duration);
