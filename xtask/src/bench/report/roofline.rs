@@ -110,7 +110,12 @@ fn plots(machine: &Machine<'_>) -> Vec<(String, Vec<Series>)> {
     for model in models {
         let of_model = || ops().filter(|(_, op)| op.model == model);
         let own = of_model().find(|(_, op)| op.op == IN_OWN_FORMAT).map(|(_, op)| op.format.as_str());
-        let is_own = |op: &Op| op.op != IN_ALL_FORMATS || own.is_none_or(|own| op.format == own);
+        // Histories come in the order in which they began: of an op in two formats, the later one is what a step has now.
+        let latest = |name: &str| of_model().filter(|(_, op)| op.op == name).last().map(|(_, op)| op.format.as_str());
+        let is_own = |op: &Op| {
+            let format = if op.op == IN_ALL_FORMATS { own } else { latest(&op.op) };
+            format.is_none_or(|format| op.format == format)
+        };
         let step = of_model().filter(|(_, op)| is_own(op));
         plots.push((format!("{model}: the ops of a step"), series_of(step, |op| op.op.clone())));
         let formats = of_model().filter(|(_, op)| op.op == IN_ALL_FORMATS);
@@ -186,6 +191,8 @@ mod tests {
             r#"{"name":"limits/memory","value":1,"unit":"GB/s","limit":"memory","commit":"c","command":"x"}"#.to_string(),
             r#"{"name":"limits/int8 dot","value":10,"unit":"Gop/s","limit":"int8_dot","commit":"c","command":"x"}"#.to_string(),
             r#"{"name":"limits/cache","value":2,"unit":"GB/s","limit":"cache","commit":"c","command":"x"}"#.to_string(),
+            op("attention", "F16", 1, 2000, 500),
+            op("attention", "BF16", 1, 1000, 500),
             op("qkv", "Q4_1", 1, 2000, 500),
             op("down", "Q4_1", 1, 2000, 500),
             op("down", "Q6_K", 1, 2000, 500),
@@ -218,9 +225,10 @@ mod tests {
         let plots = plots(&machines[0]);
         let labels: Vec<Vec<&str>> =
             plots.iter().map(|(_, series)| series.iter().map(|series| series.label.as_str()).collect()).collect();
-        assert_eq!(labels, [vec!["qkv", "down"], vec!["Q4_1", "Q6_K"]]);
+        assert_eq!(labels, [vec!["attention", "qkv", "down"], vec!["Q4_1", "Q6_K"]]);
+        assert_eq!(plots[0].1[0].points.len(), 1, "attention in the type that came later");
         let page = html(&machines[0]);
         assert_eq!(page.matches("<svg").count(), 2);
-        assert_eq!(page.matches("<tr>").count(), 1 + 5 + 1 + 1);
+        assert_eq!(page.matches("<tr>").count(), 1 + 7 + 1 + 1);
     }
 }
