@@ -111,7 +111,7 @@ fn plots(machine: &Machine<'_>) -> Vec<(String, Vec<Series>)> {
         let of_model = || ops().filter(|(_, op)| op.model == model);
         let own = of_model().find(|(_, op)| op.op == IN_OWN_FORMAT).map(|(_, op)| op.format.as_str());
         // Histories come in the order in which they began: of an op in two formats, the later one is what a step has now.
-        let latest = |name: &str| of_model().filter(|(_, op)| op.op == name).last().map(|(_, op)| op.format.as_str());
+        let latest = |name: &str| of_model().rfind(|(_, op)| op.op == name).map(|(_, op)| op.format.as_str());
         let is_own = |op: &Op| {
             let format = if op.op == IN_ALL_FORMATS { own } else { latest(&op.op) };
             format.is_none_or(|format| op.format == format)
