@@ -346,7 +346,9 @@ mod tests {
             chores.iter().for_each(|chore| chore.0.store(again, Ordering::Relaxed));
         }
         drop(chores);
-        team.shared.do_some_chore();
-        assert!(team.shared.chores.lock().unwrap().is_empty());
+        // A member that is at one just now is let go first.
+        while !team.shared.chores.lock().unwrap().is_empty() {
+            team.shared.do_some_chore();
+        }
     }
 }
