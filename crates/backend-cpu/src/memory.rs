@@ -1,5 +1,5 @@
-//! Memory of the host: refusals are errors, weights have huge pages, and the KV pool has them before it uses them. Knows
-//! bytes, not what they hold.
+//! Memory of the host: refusals are errors, weights lie in huge pages where the system has them, and the KV pool's pages are
+//! taken ahead of use by threads that are idle. Knows bytes, not what they hold.
 #![allow(unsafe_code, reason = "advice to the system about pages")]
 
 use core::ops::Range;
@@ -42,8 +42,8 @@ pub(crate) fn prefer_huge_pages<T>(values: &Vec<T>) {
     }
 }
 
-/// Takes the pages of a pool a little before they are used, in threads that are idle, so that no step waits for the system to
-/// hand them out. The vector must live as long.
+/// Takes the pages of a pool a little before they are used, in threads that are idle, so that fewer steps wait for the system
+/// to hand them out. The vector must live as long.
 ///
 /// The pool is areas of equally many parts, and the same parts of all areas are used together. `used` is where the last of
 /// them ends, and one huge page more is taken.

@@ -1,4 +1,4 @@
-//! The inner loops, and the only `unsafe` of this crate: strided views, and instructions that not every machine has.
+//! The inner loops. Their `unsafe` is strided views, and instructions that not every machine has.
 //!
 //! Each loop exists in a plain version and in vector versions that give the same bits: integer sums are exact, and every
 //! floating-point result is one chain of fused multiply-adds in a fixed order, whatever the width of a vector. A [`Path`]

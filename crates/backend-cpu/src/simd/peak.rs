@@ -244,6 +244,8 @@ mod tests {
             };
             assert_eq!(MultiplyAdds { rounds: 3 }.operations(path), 3 * 12 * 2 * expected);
             assert_eq!(DotProducts { rounds: 3 }.operations(path), 3 * 64 * 32 * 2 * expected);
+            let per_lane = if instructions == Instructions::Avx512Bf16 { 2 } else { 1 };
+            assert_eq!(multiply_brains(path, 3), 3 * 12 * 2 * expected * per_lane);
         }
     }
 }
